@@ -1,0 +1,54 @@
+# Conduit: OAuth token broker and credential vault inside PostgreSQL.
+#
+#   make && make install && make installcheck
+#
+# installcheck starts temporary servers of its own and cannot run as root;
+# ./test/run.sh takes care of that, and of what the tests need.
+
+EXTENSION = conduit
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/conduit.control)
+
+MODULE_big = conduit
+OBJS = src/conduit.o \
+	src/base/clock.o src/base/json.o src/base/report.o src/base/settings.o \
+	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
+	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/roster.o \
+	src/shared/stats.o src/shared/wraps.o \
+	src/provider/classify.o src/provider/connector.o src/provider/egress.o src/provider/event_set.o \
+	src/provider/exchange.o src/provider/http.o src/provider/http_memory.o src/provider/http_transfer.o \
+	src/provider/token_grant.o src/provider/token_response.o src/provider/token_time.o \
+	src/provider/url.o src/provider/url_template.o \
+	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/catalogue.o src/lifecycle/claim.o \
+	src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/credential.o \
+	src/lifecycle/due.o src/lifecycle/event.o src/lifecycle/health.o src/lifecycle/key.o \
+	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
+	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
+	src/lifecycle/vend.o src/lifecycle/wait.o \
+	src/worker/drain.o src/worker/launcher.o src/worker/queue.o src/worker/worker.o
+
+# The parts of the extension script, in order.
+SQL_PARTS = schema profile connector client connection credential refresh event key health catalogue finish
+
+DATA_built = conduit--$(EXTVERSION).sql
+DATA = $(wildcard $(srcdir)/sql/conduit--*--*.sql)
+EXTRA_CLEAN = test/unit/*.o test/unit/*.so test/unit/*.bc
+
+PG_CPPFLAGS = -I$(srcdir)/src -DCONDUIT_VERSION='"$(EXTVERSION)"'
+SHLIB_LINK = -lcurl -lssl -lcrypto
+
+REGRESS = catalogue connection credential errors privileges
+REGRESS_OPTS = --inputdir=$(srcdir)/test --outputdir=$(CURDIR)/tmp_check/regress \
+	--temp-instance=$(CURDIR)/tmp_check/regress/instance --temp-config=$(srcdir)/test/conduit.conf
+TAP_TESTS = 1
+PROVE_TESTS = $(srcdir)/test/t/*.pl
+
+srcdir ?= .
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+conduit--$(EXTVERSION).sql: $(SQL_PARTS:%=$(srcdir)/sql/%.sql) $(srcdir)/conduit.control
+	cat $(SQL_PARTS:%=$(srcdir)/sql/%.sql) > $@
+
+# Headers are few and widely included: any change rebuilds all.
+$(OBJS): $(wildcard $(srcdir)/src/*/*.h) $(srcdir)/conduit.control

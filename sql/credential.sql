@@ -1,0 +1,28 @@
+-- Credentials: storing and vending.
+
+CREATE FUNCTION @extschema@.conduit_store_credential(connection_id uuid, kind text, secret text, tenant text DEFAULT '')
+RETURNS uuid
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.conduit_store_credential(uuid, text, text, text) IS
+'Seals a secret as the credential of a connection, replacing the one it has, and returns the connection''s id.
+
+kind: OAUTH2, API_KEY, BASIC; NULL is what the connector asks for. secret: JSON text; bind it as a parameter.
+OAUTH2: a provider''s token response as it is (RFC 6749, 5.1), or its camelCase form: access_token, refresh_token (at least one of the two), expires_in in seconds, counted from issued_at or created_at when present, or expires_at as ISO 8601 or epoch, token_type, scope. Other keys are kept, sealed, and vended as extra, but for those named like a secret.
+API_KEY: api_key, api_secret, expires_at. BASIC: username, password, expires_at. Another key is refused.
+A connection that NEEDS_REAUTH is ACTIVE again.
+Errors: PT404 connection not found; PT410 connection revoked; 22023 invalid kind, invalid secret, whose DETAIL never repeats it; PT500 vault is locked.';
+
+CREATE FUNCTION @extschema@.conduit_vend(owner text, connection_id uuid, min_ttl interval DEFAULT NULL,
+	scopes text[] DEFAULT NULL, tenant text DEFAULT '',
+	OUT access_token text, OUT token_type text, OUT scope text, OUT api_key text, OUT api_secret text,
+	OUT username text, OUT password text, OUT expires_at timestamptz, OUT extra jsonb, OUT generation bigint)
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.conduit_vend(text, uuid, interval, text[], text) IS
+'Hands out the working secret of an owner''s connection, refreshed if it is due.
+
+min_ttl: how long the token must live at least; what a refresh brings is vended even if it lives shorter. scopes: all must have been granted. A warm token costs one look-up and one decryption, writes nothing, and is to be had in a READ ONLY transaction and on a standby. One that is due, or lives less than min_ttl, is refreshed by the worker, once, however many ask, while the caller waits up to conduit.vend_timeout, or conduit.vend_patience while a valid token is at hand. Refresh tokens are never vended.
+A failed refresh is a WARNING while the token at hand is valid, else an error.
+Errors: PT404 connection not found, credential not found; PT409 connection needs re-authorization, connection lacks scope; PT410 connection revoked; PT502 bad provider response; PT504 provider unavailable; PT500 conduit worker is not running, refresh is paused, vault is locked, key not in keyring, credential cannot be opened, connector is not configured; 55000 credential is not committed; 22023.';
+
+SELECT conduit.settle_rights('conduit_store_credential', 'service');
+SELECT conduit.settle_rights('conduit_vend', 'service');

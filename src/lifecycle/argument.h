@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * argument.h
+ *	  Reading and checking what callers pass.
+ *
+ * Everything here raises 22023 on a bad value, in words that never repeat it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONDUIT_ARGUMENT_H
+#define CONDUIT_ARGUMENT_H
+
+#include "base/compat.h"
+#include "base/json.h"
+#include "utils/uuid.h"
+
+#define CONDUIT_MAX_OWNER_LEN 1024
+#define CONDUIT_MAX_ACCOUNT_LEN 1024
+#define CONDUIT_MAX_CLIENT_ID_LEN 1024
+#define CONDUIT_MAX_JSON_LEN (64 * 1024)
+
+/* NULL where the argument is null. */
+extern char *conduit_text_argument(FunctionCallInfo fcinfo, int n);
+
+/* A required owner: not blank, no control characters, not too long. */
+extern char *conduit_owner_argument(FunctionCallInfo fcinfo, int n);
+
+/* The tenant: null means ''. */
+extern char *conduit_tenant_argument(FunctionCallInfo fcinfo, int n);
+
+/* A required connection id. */
+extern const pg_uuid_t *conduit_connection_argument(FunctionCallInfo fcinfo, int n);
+
+/* A required slug, checked for its form. */
+extern char *conduit_slug_argument(FunctionCallInfo fcinfo, int n);
+
+/* Text that must be there, without control characters, of at most max bytes. */
+extern char *conduit_name_argument(FunctionCallInfo fcinfo, int n, const char *message, int max);
+
+/* As conduit_name_argument, but null and '' come back as NULL. */
+extern char *conduit_optional_name_argument(FunctionCallInfo fcinfo, int n, const char *message, int max);
+
+/* An int argument between min and max; null means the default. */
+extern int	conduit_count_argument(FunctionCallInfo fcinfo, int n, int standard, int min, int max, const char *message);
+
+/*
+ * A jsonb argument that must be an object, as its text; null gives NULL.
+ */
+extern char *conduit_object_argument(FunctionCallInfo fcinfo, int n, const char *message);
+
+/* conduit_parse_object reads a JSON object's text (of ours or jsonb_out's) into nodes. */
+extern ConduitJson *conduit_parse_object(const char *text, const char *message);
+
+/* True if text has a control character. */
+extern bool conduit_has_control(const char *text);
+
+#endif							/* CONDUIT_ARGUMENT_H */

@@ -1,0 +1,355 @@
+/*-------------------------------------------------------------------------
+ *
+ * client.c
+ *	  OAuth apps: which client a connection is used under, and its secrets.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lifecycle/client.h"
+
+#include <ctype.h>
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "lifecycle/argument.h"
+#include "lifecycle/catalogue.h"
+#include "lifecycle/key.h"
+#include "lifecycle/store.h"
+
+#define MAX_REDIRECT_URIS 32
+#define MAX_REDIRECT_URI_LEN 2048
+#define MAX_CLIENT_SECRET_LEN 65536
+
+PG_FUNCTION_INFO_V1(conduit_set_client);
+PG_FUNCTION_INFO_V1(conduit_retire_client);
+
+/*
+ * The origin a client's secret is bound to: scheme and authority of the
+ * token_url as it is written, variables and all.  A connector whose token_url
+ * is changed to another host can no longer open the secret.
+ */
+static char *
+client_origin(const ConduitConnector *connector)
+{
+	const char *url = connector->token_url ? connector->token_url : "";
+	const char *authority = strstr(url, "://");
+	const char *end = authority ? strpbrk(authority + 3, "/?") : NULL;
+	char	   *origin = pnstrdup(url, end ? end - url : strlen(url));
+
+	for (char *c = origin; *c; c++)
+		*c = pg_ascii_tolower((unsigned char) *c);
+	return origin;
+}
+
+static SealPlace
+secret_place(const pg_uuid_t *id, const char *tenant, const ConduitConnector *connector, const char *origin)
+{
+	SealPlace	place = {
+		.purpose = "client",.row = id,.connection = id,.tenant = tenant,.owner = "",
+		.connector = connector->slug,.field = "secret",.generation = 0,.origin = origin
+	};
+
+	return place;
+}
+
+ConduitClient *
+conduit_client_find(const char *tenant, const char *connector, const char *client_id, MemoryContext context)
+{
+	static StoreQuery select = {
+		"SELECT c.client_id, c.tenant, s.id, s.secret, s.last_success_at"
+		" FROM (SELECT id, client_id, tenant FROM conduit.client"
+		"  WHERE connector = $2 AND tenant IN ($1, '')"
+		"  AND CASE WHEN $3 IS NULL THEN current ELSE client_id = $3 END"
+		"  ORDER BY tenant DESC LIMIT 1) c"
+		" LEFT JOIN conduit.client_secret s ON s.client = c.id"
+		" ORDER BY s.created_at DESC LIMIT " CppAsString2(CONDUIT_MAX_CLIENT_SECRETS),
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	};
+	StoreArgs	args = {0};
+	ConduitClient *client;
+	uint64		n;
+
+	conduit_arg_text(&args, tenant);
+	conduit_arg_text(&args, connector);
+	conduit_arg_text(&args, client_id);
+	n = conduit_store_run(&select, &args);
+	if (n == 0)
+		return NULL;
+
+	client = MemoryContextAllocZero(context, sizeof(ConduitClient));
+	client->client_id = conduit_row_text(0, 1, context);
+	client->tenant = conduit_row_text(0, 2, context);
+	for (uint64 i = 0; i < n && !conduit_row_isnull(i, 3); i++)
+	{
+		ClientSecretBlob *secret = &client->secrets[client->nsecrets++];
+
+		secret->id = conduit_row_uuid(i, 3);
+		secret->blob = conduit_row_bytea(i, 4, context);
+		secret->last_success_at = conduit_row_time(i, 5);
+	}
+	return client;
+}
+
+/* CONDUIT_<SLUG>_<suffix>, the slug in capitals, hyphens as underscores. */
+static const char *
+environment_value(const char *slug, const char *suffix)
+{
+	char	   *name = psprintf("CONDUIT_%s_%s", slug, suffix);
+	const char *value;
+
+	for (char *c = name; *c; c++)
+		*c = isalnum((unsigned char) *c) ? pg_toupper((unsigned char) *c) : '_';
+	value = getenv(name);
+	pfree(name);
+	return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+ConduitClient *
+conduit_client_from_environment(const char *tenant, const ConduitConnector *connector,
+								bool builtin, const char *client_id)
+{
+	const char *id;
+	const char *secret;
+	ConduitClient *client;
+
+	if (!builtin || tenant[0] != '\0')
+		return NULL;
+	id = environment_value(connector->slug, "CLIENT_ID");
+	if (id == NULL || (client_id != NULL && strcmp(id, client_id) != 0))
+		return NULL;
+	secret = environment_value(connector->slug, "CLIENT_SECRET");
+
+	client = palloc0(sizeof(ConduitClient));
+	client->client_id = pstrdup(id);
+	client->tenant = pstrdup("");
+	if (secret != NULL)
+	{
+		client->environment_secret = pstrdup(secret);
+		client->nsecrets = 1;
+	}
+	return client;
+}
+
+SealStatus
+conduit_client_open_secret(const ConduitClient *client, int n, const ConduitConnector *connector,
+						   OpenedSecret *opened, ConduitSecret *secret)
+{
+	char	   *origin = client_origin(connector);
+	SealPlace	place = secret_place(&client->secrets[n].id, client->tenant, connector, origin);
+	SealStatus	status = conduit_secret_open(&place, client->secrets[n].blob, opened, secret, NULL);
+
+	pfree(origin);
+	return status;
+}
+
+char *
+conduit_client_current_id(const char *tenant, const char *connector)
+{
+	ConduitClient *client = conduit_client_find(tenant, connector, NULL, CurrentMemoryContext);
+
+	return client ? client->client_id : NULL;
+}
+
+/* RFC 6749 3.1.2: an absolute URI without a fragment. */
+static bool
+redirect_uri_valid(const char *uri)
+{
+	const char *c = uri;
+
+	if (strlen(uri) > MAX_REDIRECT_URI_LEN || !isalpha((unsigned char) *c))
+		return false;
+	while (isalnum((unsigned char) *c) || *c == '+' || *c == '.' || *c == '-')
+		c++;
+	if (*c != ':' || c[1] == '\0')
+		return false;
+	for (c = uri; *c; c++)
+		if ((unsigned char) *c <= 0x20 || (unsigned char) *c >= 0x7f || *c == '#')
+			return false;
+	return true;
+}
+
+static ArrayType *
+redirect_uris_argument(FunctionCallInfo fcinfo, int n)
+{
+	ArrayType  *array;
+	Datum	   *uris;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(n))
+		return construct_empty_array(TEXTOID);
+	array = PG_GETARG_ARRAYTYPE_P(n);
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &uris, &nulls, &count);
+	if (count > MAX_REDIRECT_URIS)
+		conduit_bad_argument("invalid redirect_uris", psprintf("too_many %d", MAX_REDIRECT_URIS),
+							 "The number is the most there may be.");
+	for (int i = 0; i < count; i++)
+		if (nulls[i] || !redirect_uri_valid(TextDatumGetCString(uris[i])))
+			conduit_bad_argument("invalid redirect_uris", psprintf("element %d", i + 1),
+								 "A redirect URI is absolute, without a fragment (RFC 6749, 3.1.2).");
+	return construct_array(uris, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+static pg_uuid_t
+upsert_client(const char *tenant, const char *connector, const char *client_id,
+			  ArrayType *redirect_uris, bool keep_redirect_uris)
+{
+	static StoreQuery others = {
+		"UPDATE conduit.client SET current = false"
+		" WHERE tenant = $1 AND connector = $2 AND client_id <> $3 AND current",
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	};
+	static StoreQuery upsert = {
+		"INSERT INTO conduit.client (id, tenant, connector, client_id, current, redirect_uris, created_at, updated_at)"
+		" VALUES ($1, $2, $3, $4, true, $5, $6, $6)"
+		" ON CONFLICT (tenant, connector, client_id) DO UPDATE SET current = true,"
+		" redirect_uris = CASE WHEN $7 THEN client.redirect_uris ELSE EXCLUDED.redirect_uris END,"
+		" updated_at = EXCLUDED.updated_at RETURNING id",
+		7, {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, BOOLOID}
+	};
+	pg_uuid_t	id = conduit_new_id();
+	StoreArgs	former = {0};
+	StoreArgs	args = {0};
+
+	conduit_arg_text(&former, tenant);
+	conduit_arg_text(&former, connector);
+	conduit_arg_text(&former, client_id);
+	conduit_store_run(&others, &former);
+
+	conduit_arg_uuid(&args, &id);
+	conduit_arg_text(&args, tenant);
+	conduit_arg_text(&args, connector);
+	conduit_arg_text(&args, client_id);
+	conduit_arg(&args, PointerGetDatum(redirect_uris));
+	conduit_arg_time(&args, conduit_now());
+	conduit_arg(&args, BoolGetDatum(keep_redirect_uris));
+	conduit_store_run(&upsert, &args);
+	return conduit_row_uuid(0, 1);
+}
+
+static void
+add_secret(const pg_uuid_t *client, const char *tenant, const ConduitConnector *connector, text *client_secret)
+{
+	static StoreQuery insert = {
+		"INSERT INTO conduit.client_secret (id, client, origin, secret, created_at)"
+		" VALUES ($1, $2, $3, $4, $5)",
+		5, {UUIDOID, UUIDOID, TEXTOID, BYTEAOID, TIMESTAMPTZOID}
+	};
+	static StoreQuery prune = {
+		"DELETE FROM conduit.client_secret WHERE client = $1 AND id NOT IN ("
+		" SELECT id FROM conduit.client_secret WHERE client = $1"
+		" ORDER BY created_at DESC, id DESC LIMIT " CppAsString2(CONDUIT_MAX_CLIENT_SECRETS) ")",
+		1, {UUIDOID}
+	};
+	pg_uuid_t	id = conduit_new_id();
+	char	   *origin = client_origin(connector);
+	SealPlace	place = secret_place(&id, tenant, connector, origin);
+	ConduitSecret secret = {.client_secret = {VARDATA_ANY(client_secret), VARSIZE_ANY_EXHDR(client_secret)}};
+	bytea	   *blob;
+	SealStatus	status = conduit_secret_seal(&place, &secret, &blob);
+	StoreArgs	args = {0};
+	StoreArgs	prune_args = {0};
+
+	if (status != SEAL_OK)
+		conduit_key_raise(status, NULL);
+	conduit_key_seal_done();
+
+	conduit_arg_uuid(&args, &id);
+	conduit_arg_uuid(&args, client);
+	conduit_arg_text(&args, origin);
+	conduit_arg_bytea(&args, blob);
+	conduit_arg_time(&args, conduit_now());
+	conduit_store_run(&insert, &args);
+	conduit_arg_uuid(&prune_args, client);
+	conduit_store_run(&prune, &prune_args);
+}
+
+/* conduit_set_client(connector, client_id, client_secret, redirect_uris, tenant) */
+Datum
+conduit_set_client(PG_FUNCTION_ARGS)
+{
+	char	   *slug = conduit_slug_argument(fcinfo, 0);
+	char	   *client_id = conduit_name_argument(fcinfo, 1, "invalid client_id", CONDUIT_MAX_CLIENT_ID_LEN);
+	text	   *client_secret = PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2);
+	ArrayType  *redirect_uris = redirect_uris_argument(fcinfo, 3);
+	char	   *tenant = conduit_tenant_argument(fcinfo, 4);
+	const ConduitConnector *connector;
+	pg_uuid_t	client;
+	StoreScope	scope;
+
+	if (client_secret != NULL && VARSIZE_ANY_EXHDR(client_secret) == 0)
+		client_secret = NULL;
+	if (client_secret != NULL && VARSIZE_ANY_EXHDR(client_secret) > MAX_CLIENT_SECRET_LEN)
+		conduit_bad_argument("invalid client_secret", psprintf("too_long %d", MAX_CLIENT_SECRET_LEN),
+							 "The number is the most bytes it may have.");
+	if (client_secret != NULL)
+		conduit_key_prepare_to_seal();
+
+	conduit_store_begin(&scope);
+	connector = conduit_catalogue_require(slug, false);
+	if (connector->auth_type != AUTH_OAUTH2_CODE)
+		conduit_bad_argument("connector takes no client", "auth_type",
+							 "Only OAuth 2 connectors are used under a client.");
+	if (client_secret == NULL && connector->client_auth != CLIENT_AUTH_NONE)
+		conduit_bad_argument("invalid client_secret", "blank",
+							 "This connector authenticates its client with a secret.");
+	client = upsert_client(tenant, slug, client_id, redirect_uris, PG_ARGISNULL(3));
+	if (client_secret != NULL)
+		add_secret(&client, tenant, connector, client_secret);
+	conduit_store_end(&scope);
+	PG_RETURN_VOID();
+}
+
+/* conduit_retire_client(connector, client_id, tenant) */
+Datum
+conduit_retire_client(PG_FUNCTION_ARGS)
+{
+	static StoreQuery lock = {
+		"SELECT id FROM conduit.client WHERE connector = $1 AND client_id = $2 AND tenant = $3 FOR UPDATE",
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	};
+
+	/*
+	 * A tenant's connection is served by its tenant's client where that has
+	 * the id, else by the common one.
+	 */
+	static StoreQuery uses = {
+		"SELECT pg_catalog.count(*) FROM conduit.connection n"
+		" WHERE n.connector = $1 AND n.client_id = $2 AND n.status <> 'REVOKED'"
+		" AND CASE WHEN $3 <> '' THEN n.tenant = $3 ELSE NOT EXISTS ("
+		"  SELECT FROM conduit.client c WHERE c.tenant = n.tenant AND c.tenant <> ''"
+		"  AND c.connector = $1 AND c.client_id = $2) END",
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	};
+	static StoreQuery delete = {
+		"DELETE FROM conduit.client WHERE connector = $1 AND client_id = $2 AND tenant = $3",
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	};
+	char	   *slug = conduit_slug_argument(fcinfo, 0);
+	char	   *client_id = conduit_name_argument(fcinfo, 1, "invalid client_id", CONDUIT_MAX_CLIENT_ID_LEN);
+	char	   *tenant = conduit_tenant_argument(fcinfo, 2);
+	StoreArgs	args = {0};
+	StoreScope	scope;
+
+	conduit_arg_text(&args, slug);
+	conduit_arg_text(&args, client_id);
+	conduit_arg_text(&args, tenant);
+	conduit_store_begin(&scope);
+	if (conduit_store_run(&lock, &args) == 0)
+		conduit_bad_argument("unknown client", "unknown_client", "conduit_clients() lists those there are.");
+	conduit_store_run(&uses, &args);
+	if (conduit_row_int64(0, 1) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+				 errmsg("client is in use"),
+				 errdetail("in_use " INT64_FORMAT, conduit_row_int64(0, 1)),
+				 errhint("Connections issued under it can be refreshed with it only; re-authorize or delete them first."),
+				 errhidestmt(true), errhidecontext(true)));
+	conduit_store_run(&delete, &args);
+	conduit_store_end(&scope);
+	PG_RETURN_VOID();
+}

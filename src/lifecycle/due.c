@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * due.c
+ *	  Which credentials are due.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lifecycle/due.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+
+#include "lifecycle/store.h"
+#include "shared/last_use.h"
+
+#define LAST_USE_BATCH 1000
+
+static int
+copy_rows(uint64 n, MemoryContext context, DueRow **rows)
+{
+	*rows = MemoryContextAlloc(context, sizeof(DueRow) * (n + 1));
+	for (uint64 i = 0; i < n; i++)
+	{
+		(*rows)[i].connection = conduit_row_uuid(i, 1);
+		(*rows)[i].connector = conduit_row_text(i, 2, context);
+		(*rows)[i].refresh_at = conduit_row_time(i, 3);
+	}
+	return (int) n;
+}
+
+static Datum
+text_array(List *texts)
+{
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(texts) + 1));
+	ListCell   *cell;
+
+	foreach(cell, texts)
+		values[foreach_current_index(cell)] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(values, list_length(texts), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+int
+conduit_due_scan(TimestampTz from, TimestampTz to, List *excluded, int max, DueRow **rows)
+{
+	static StoreQuery select = {
+		"SELECT connection_id, connector, refresh_at FROM conduit.credential"
+		" WHERE refresh_at >= $1 AND refresh_at <= $2 AND connector <> ALL ($3)"
+		" ORDER BY refresh_at LIMIT $4",
+		4, {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}
+	};
+	MemoryContext context = CurrentMemoryContext;
+	StoreArgs	args = {0};
+	StoreScope	scope;
+	int			n;
+
+	conduit_store_begin(&scope);
+	conduit_arg(&args, TimestampTzGetDatum(from));
+	conduit_arg(&args, TimestampTzGetDatum(to));
+	conduit_arg(&args, text_array(excluded));
+	conduit_arg(&args, Int32GetDatum(max));
+	n = copy_rows(conduit_store_run(&select, &args), context, rows);
+	conduit_store_end(&scope);
+	return n;
+}
+
+TimestampTz
+conduit_due_next(TimestampTz after)
+{
+	static StoreQuery select = {
+		"SELECT refresh_at FROM conduit.credential WHERE refresh_at > $1 ORDER BY refresh_at LIMIT 1",
+		1, {TIMESTAMPTZOID}
+	};
+	StoreArgs	args = {0};
+	StoreScope	scope;
+	TimestampTz next = DT_NOEND;
+
+	conduit_store_begin(&scope);
+	conduit_arg(&args, TimestampTzGetDatum(after));
+	if (conduit_store_run(&select, &args) > 0)
+		next = conduit_row_time(0, 1);
+	conduit_store_end(&scope);
+	return next;
+}
+
+int
+conduit_due_batch(const char *tenant, TimestampTz now, int max, DueRow **rows)
+{
+	static StoreQuery select = {
+		"SELECT connection_id, connector, refresh_at FROM conduit.credential"
+		" WHERE refresh_at <= $1 AND tenant = $2 AND status = 'ACTIVE'"
+		" ORDER BY expires_at NULLS FIRST, connection_id LIMIT $3",
+		3, {TIMESTAMPTZOID, TEXTOID, INT4OID}
+	};
+	MemoryContext context = CurrentMemoryContext;
+	StoreArgs	args = {0};
+	StoreScope	scope;
+	int			n;
+
+	conduit_store_begin(&scope);
+	conduit_arg(&args, TimestampTzGetDatum(now));
+	conduit_arg_text(&args, tenant);
+	conduit_arg(&args, Int32GetDatum(max));
+	n = copy_rows(conduit_store_run(&select, &args), context, rows);
+	conduit_store_end(&scope);
+	return n;
+}
+
+int
+conduit_due_write_last_use(void)
+{
+	static StoreQuery upsert = {
+		"INSERT INTO conduit.last_use AS u (connection_id, used_on)"
+		" SELECT n.id, $2 FROM conduit.connection n WHERE n.id = $1"
+		" ON CONFLICT (connection_id) DO UPDATE SET used_on = EXCLUDED.used_on"
+		" WHERE u.used_on < EXCLUDED.used_on",
+		2, {UUIDOID, DATEOID}
+	};
+
+	/* Somebody whose vend makes a connection live again wants it kept fresh. */
+	static StoreQuery wake = {
+		"UPDATE conduit.credential SET refresh_at = due_at WHERE connection_id = ("
+		" SELECT connection_id FROM conduit.credential WHERE connection_id = $1"
+		" AND refresh IS NOT NULL AND status = 'ACTIVE' AND next_attempt_at IS NULL"
+		" AND due_at IS NOT NULL AND refresh_at IS DISTINCT FROM due_at"
+		" FOR NO KEY UPDATE SKIP LOCKED)",
+		1, {UUIDOID}
+	};
+	pg_uuid_t	connections[LAST_USE_BATCH];
+	DateADT		days[LAST_USE_BATCH];
+	StoreScope	scope;
+	int			n = conduit_last_use_take(connections, days, LAST_USE_BATCH);
+
+	if (n == 0)
+		return 0;
+	PG_TRY();
+	{
+		conduit_store_begin(&scope);
+		for (int i = 0; i < n; i++)
+		{
+			StoreArgs	args = {0};
+			StoreArgs	wake_args = {0};
+
+			conduit_arg_uuid(&args, &connections[i]);
+			conduit_arg(&args, DateADTGetDatum(days[i]));
+			conduit_store_run(&upsert, &args);
+			conduit_arg_uuid(&wake_args, &connections[i]);
+			conduit_store_run(&wake, &wake_args);
+		}
+		conduit_store_end(&scope);
+	}
+	PG_CATCH();
+	{
+		for (int i = 0; i < n; i++)
+			conduit_last_use_put_back(&connections[i], days[i]);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return n;
+}

@@ -1,0 +1,114 @@
+/*-------------------------------------------------------------------------
+ *
+ * refresh.h
+ *	  A refresh from claim to settle; for the worker alone.
+ *
+ * Wording:
+ *	   - Claim: the row in conduit.flight that says, committed before anything
+ *		 is sent, that this generation's refresh token is about to be used.
+ *	   - Exchange: the request to the provider, outside of any transaction.
+ *	   - Settle: moving the outcome into the credential, in one transaction with
+ *		 its event and the end of the claim.
+ *	   - Park: keeping the outcome, sealed for its final place, in the flight row
+ *		 while somebody's open transaction holds the credential.
+ *	   - A claim is void when the worker incarnation that made it is gone: then
+ *		 the flight is in doubt, for its token may have been used.
+ *
+ * claim.c and settle.c have the two halves.  All functions but the sending
+ * run inside a transaction of the worker and conduit_store_begin and _end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONDUIT_REFRESH_H
+#define CONDUIT_REFRESH_H
+
+#include "base/compat.h"
+#include "lifecycle/client.h"
+#include "lifecycle/credential.h"
+#include "provider/exchange.h"
+#include "shared/flight.h"
+
+/* A flight that killed its worker so often is not sent again for an hour. */
+#define CONDUIT_MAX_FLIGHT_ATTEMPTS 3
+
+typedef struct RefreshFlight
+{
+	MemoryContext context;		/* holds all of it */
+	CredentialPlace place;
+	int64		generation;		/* whose refresh token is used */
+	int			attempt;
+	bool		in_doubt;		/* the token may have been used before */
+	char	   *account;
+	char	   *client_id;
+	const ConduitConnector *connector;
+	char	   *endpoint;
+	ConduitClient *client;		/* NULL: none needed or none found */
+	int			secret;			/* which of the client's secrets is tried */
+	bytea	   *access;			/* sealed: of the generation, then of the next */
+	bytea	   *refresh;
+	OpenedSecret opened;		/* the refresh part, while the exchange lasts */
+	ConduitSecret refresh_part;
+	bool		is_open;
+	Exchange   *exchange;
+	TimestampTz reply_at;
+	TokenOutcome outcome;
+	bool		sealed;			/* access and refresh are those of the reply */
+	bool		parked;			/* the outcome stands in the flight row */
+	void	   *owner;			/* the worker's */
+} RefreshFlight;
+
+typedef enum SettleResult
+{
+	SETTLED,					/* in its place, or dropped for good reason */
+	SETTLE_PARKED				/* row held: kept in the flight row */
+} SettleResult;
+
+/* Say which worker this is; before the first claim. */
+extern void conduit_refresh_set_incarnation(void);
+
+/*
+ * conduit_refresh_claim claims the connection's refresh.  ANSWER_NONE and
+ * *flight when it may be sent (or has its outcome already, for want of a
+ * client, say); else the answer for those who asked.  generation -1: any.
+ */
+extern RequestAnswer conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced,
+										   bool unasked, RefreshFlight **flight);
+
+/*
+ * conduit_refresh_send starts the exchange; not in a transaction.  False if the
+ * flight has its outcome without one.
+ */
+extern bool conduit_refresh_send(RefreshFlight *flight);
+
+/*
+ * conduit_refresh_receive reads the finished exchange.  False if the flight
+ * has been sent again, with another secret of the client.
+ */
+extern bool conduit_refresh_receive(RefreshFlight *flight);
+
+/*
+ * conduit_refresh_withdraw ends a flight whose request has not left: nothing
+ * is sent any more, and the claim is removed.
+ */
+extern void conduit_refresh_withdraw(RefreshFlight *flight);
+
+/* conduit_refresh_seal seals the reply for its final place; not in a transaction. */
+extern SealStatus conduit_refresh_seal(RefreshFlight *flight);
+
+extern SettleResult conduit_refresh_settle(RefreshFlight *flight);
+
+/* conduit_refresh_park commits the outcome to the flight row alone. */
+extern void conduit_refresh_park(RefreshFlight *flight);
+
+/* conduit_refresh_answer is what those who waited for a settled flight are told. */
+extern RequestAnswer conduit_refresh_answer(const RefreshFlight *flight, SettleResult result);
+
+/* conduit_refresh_load_parked reads up to max parked flights, in context. */
+extern List *conduit_refresh_load_parked(int max, MemoryContext context);
+
+/* Void claims of former incarnations: those that nothing can come of are removed, the rest listed. */
+extern int	conduit_refresh_void_claims(pg_uuid_t **connections, int64 **generations);
+
+extern void conduit_refresh_free(RefreshFlight *flight);
+
+#endif							/* CONDUIT_REFRESH_H */

@@ -1,0 +1,88 @@
+/*-------------------------------------------------------------------------
+ *
+ * schedule.c
+ *	  When a token is due, and when to try again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lifecycle/schedule.h"
+
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+
+#include "base/clock.h"
+#include "base/settings.h"
+
+/* A provider that hands out tokens of a few seconds must not keep us busy. */
+#define LEAST_SECONDS_AFTER_SETTLE 30
+
+#define FIRST_RETRY 30
+#define LAST_RETRY (15 * 60)
+
+/* Our own configuration does not mend itself in seconds. */
+#define CONFIG_RETRY (5 * 60)
+
+/* Part of the lead over which refreshes that would fall together are spread. */
+#define JITTER_PART 0.1
+
+static double
+lead_of(const ConduitConnector *connector, double lifetime)
+{
+	double		lead = connector->refresh_lead_s >= 0 ? connector->refresh_lead_s : conduit_refresh_lead;
+
+	return lifetime > 0 ? Min(lead, lifetime / 2) : lead;
+}
+
+/* The same for the same credential: computed again, it is no other time. */
+static double
+jitter_of(const pg_uuid_t *connection, int64 generation)
+{
+	uint64		hash = hash_bytes_extended(connection->data, UUID_LEN, (uint64) generation);
+
+	return (hash % 10000) / 10000.0;
+}
+
+TimestampTz
+conduit_schedule_due(const ConduitConnector *connector, const pg_uuid_t *connection, int64 generation,
+					 TimestampTz now, TimestampTz expires_at, double lifetime, bool settled)
+{
+	double		lead;
+	TimestampTz due;
+
+	if (TIMESTAMP_IS_NOEND(expires_at))
+		return DT_NOEND;
+	lead = lead_of(connector, lifetime);
+	due = conduit_time_add(expires_at, -lead * (1 + JITTER_PART * jitter_of(connection, generation)));
+	if (lifetime > 0)
+		due = Max(due, conduit_time_add(expires_at, -lifetime / 2));
+	if (settled)
+		due = Max(due, conduit_time_add(now, LEAST_SECONDS_AFTER_SETTLE));
+	return due;
+}
+
+TimestampTz
+conduit_schedule_retry(OutcomeClass outcome, int attempts, double retry_after, TimestampTz now)
+{
+	double		delay = outcome == OUTCOME_CONFIG ? CONFIG_RETRY : FIRST_RETRY;
+
+	for (int i = 1; i < attempts && delay < LAST_RETRY; i++)
+		delay *= 2;
+	delay = Min(delay, LAST_RETRY);
+	delay *= 0.8 + 0.4 * pg_prng_double(&pg_global_prng_state);
+
+	/* The provider knows best; what is added keeps its callers apart. */
+	if (retry_after >= 0 && (outcome == OUTCOME_THROTTLED || retry_after > delay))
+		delay = retry_after * (1 + JITTER_PART * pg_prng_double(&pg_global_prng_state));
+	return conduit_time_add(now, delay);
+}
+
+TimestampTz
+conduit_schedule_keep_alive(TimestampTz refreshed_at, TimestampTz refresh_expires_at)
+{
+	double		left;
+
+	if (TIMESTAMP_IS_NOEND(refresh_expires_at))
+		return DT_NOEND;
+	left = conduit_seconds_between(refreshed_at, refresh_expires_at);
+	return conduit_time_add(refresh_expires_at, -Max(left, 0) / 4);
+}

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * schedule.h
+ *	  When a token is due, and when to try again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONDUIT_SCHEDULE_H
+#define CONDUIT_SCHEDULE_H
+
+#include "base/compat.h"
+#include "datatype/timestamp.h"
+#include "provider/connector.h"
+#include "provider/token_response.h"
+#include "utils/uuid.h"
+
+/*
+ * conduit_schedule_due returns from when on a token counts as due: expiry less
+ * lead and jitter; DT_NOEND for a token without expiry.  Where the lifetime is
+ * known, the lead is at most half of it and the token is not due in the first
+ * half of its life.  settled: it was just brought by a refresh, and is not due
+ * within 30 seconds, whatever it says of itself.
+ */
+extern TimestampTz conduit_schedule_due(const ConduitConnector *connector, const pg_uuid_t *connection,
+										int64 generation, TimestampTz now, TimestampTz expires_at,
+										double lifetime, bool settled);
+
+/*
+ * conduit_schedule_retry returns when to try again after the attempts-th
+ * failure in a row: 30 s, doubled up to 15 minutes, with jitter, and not before
+ * what the provider asked for.
+ */
+extern TimestampTz conduit_schedule_retry(OutcomeClass outcome, int attempts, double retry_after, TimestampTz now);
+
+/* When to keep an unused refresh token alive: before it expires; DT_NOEND: never. */
+extern TimestampTz conduit_schedule_keep_alive(TimestampTz refreshed_at, TimestampTz refresh_expires_at);
+
+#endif							/* CONDUIT_SCHEDULE_H */

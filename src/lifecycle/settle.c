@@ -1,0 +1,532 @@
+/*-------------------------------------------------------------------------
+ *
+ * settle.c
+ *	  The second half of a refresh: move its outcome to where it belongs.
+ *
+ * Nothing here waits for a lock on a user's row: what is held is parked.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lifecycle/refresh.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "lifecycle/catalogue.h"
+#include "lifecycle/connection.h"
+#include "lifecycle/key.h"
+#include "lifecycle/revocation.h"
+#include "lifecycle/schedule.h"
+#include "lifecycle/store.h"
+#include "shared/stats.h"
+
+/* How often the last success of a client's secret is written down, in seconds. */
+#define LAST_SUCCESS_EVERY 3600
+
+typedef enum RowState
+{
+	ROW_LOCKED_BY_US,
+	ROW_HELD,					/* by somebody's open transaction */
+	ROW_GONE
+} RowState;
+
+/* The credential as it is locked. */
+typedef struct LockedCredential
+{
+	int64		generation;
+	bool		active;
+	int			attempts;
+	TimestampTz refresh_expires_at;
+} LockedCredential;
+
+static ConduitJson *
+parse_extra(const SecretText *extra)
+{
+	const char *problem;
+	char	   *buffer;
+
+	if (extra->data == NULL)
+		return NULL;
+	buffer = palloc(extra->length + 1);
+	memcpy(buffer, extra->data, extra->length);
+	buffer[extra->length] = '\0';
+	return conduit_json_parse(buffer, extra->length, &problem);
+}
+
+/*
+ * What the first answer said beyond tokens (an instance's URL, say) need not
+ * be repeated by later ones: keys that the new answer lacks are kept.
+ */
+static void
+merge_extra(const SecretText *old, SecretText *new)
+{
+	ConduitJson *before = parse_extra(old);
+	ConduitJson *after = parse_extra(new);
+	ConduitJson *last;
+
+	if (before == NULL || before->type != CONDUIT_JSON_OBJECT)
+		return;
+	if (after == NULL || after->type != CONDUIT_JSON_OBJECT)
+	{
+		*new = *old;
+		return;
+	}
+	for (last = after->first; last != NULL && last->next != NULL;)
+		last = last->next;
+	for (ConduitJson *member = before->first, *next; member != NULL; member = next)
+	{
+		next = member->next;
+		if (conduit_json_get(after, member->key) != NULL)
+			continue;
+		member->next = NULL;
+		if (last == NULL)
+			after->first = member;
+		else
+			last->next = member;
+		last = member;
+	}
+
+	{
+		StringInfoData merged;
+
+		initStringInfo(&merged);
+		conduit_json_write(&merged, after);
+		new->data = merged.data;
+		new->length = merged.len;
+	}
+}
+
+SealStatus
+conduit_refresh_seal(RefreshFlight *flight)
+{
+	TokenGrant *grant = &flight->outcome.grant;
+	SealPlace	place = conduit_credential_seal_place(&flight->place, "access", flight->generation);
+	MemoryContext old;
+	OpenedSecret opened;
+	ConduitSecret before;
+	SealStatus	status = SEAL_OK;
+	bytea	   *access;
+	bytea	   *refresh;
+	bool		was_open = false;
+
+	if (flight->outcome.outcome != OUTCOME_REFRESHED || flight->sealed)
+		return SEAL_OK;
+	if (!conduit_key_verify_primary())
+		return SEAL_UNVERIFIED;
+
+	old = MemoryContextSwitchTo(flight->context);
+	if (grant->secret.refresh_token.data == NULL)
+		grant->secret.refresh_token = flight->refresh_part.refresh_token;
+	if (flight->access != NULL &&
+		conduit_secret_open(&place, flight->access, &opened, &before, NULL) == SEAL_OK)
+	{
+		was_open = true;
+		merge_extra(&before.extra, &grant->secret.extra);
+	}
+	status = conduit_credential_seal_grant(&flight->place, flight->generation + 1, &grant->secret,
+										   &access, &refresh);
+	if (was_open)
+		conduit_wipe_opened(&opened);
+	if (status == SEAL_OK)
+	{
+		flight->access = access;
+		flight->refresh = refresh;
+		flight->sealed = true;
+	}
+	MemoryContextSwitchTo(old);
+	return status;
+}
+
+static bool
+lock_connection(const pg_uuid_t *connection)
+{
+	static StoreQuery lock = {
+		"SELECT FROM conduit.connection WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED", 1, {UUIDOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, connection);
+	return conduit_store_run(&lock, &args) > 0;
+}
+
+static bool
+row_exists(const pg_uuid_t *connection)
+{
+	static StoreQuery select = {
+		"SELECT FROM conduit.credential WHERE connection_id = $1", 1, {UUIDOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, connection);
+	return conduit_store_run(&select, &args) > 0;
+}
+
+/* Lock connection, then credential; never wait. */
+static RowState
+lock_rows(const pg_uuid_t *connection, LockedCredential *row)
+{
+	static StoreQuery lock = {
+		"SELECT generation, status = 'ACTIVE', attempts, refresh_expires_at FROM conduit.credential"
+		" WHERE connection_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
+		1, {UUIDOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, connection);
+	if (!lock_connection(connection) || conduit_store_run(&lock, &args) == 0)
+		return row_exists(connection) ? ROW_HELD : ROW_GONE;
+	row->generation = conduit_row_int64(0, 1);
+	row->active = conduit_row_bool(0, 2);
+	row->attempts = conduit_row_int32(0, 3);
+	row->refresh_expires_at = conduit_row_time(0, 4);
+	return ROW_LOCKED_BY_US;
+}
+
+static void
+apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
+{
+	static StoreQuery update = {
+		"UPDATE conduit.credential SET generation = $2, expires_at = $3, due_at = $4, refresh_at = $4,"
+		" issued_at = $5, refreshed_at = $6, refresh_expires_at = $7, lifetime = $8, token_type = $9,"
+		" scope = COALESCE($10, scope), access = $11, refresh = $12, next_attempt_at = NULL, attempts = 0,"
+		" in_doubt = false, last_error = NULL, last_error_code = NULL, last_error_at = NULL"
+		" WHERE connection_id = $1",
+		12, {UUIDOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID}
+	};
+	const TokenGrant *grant = &flight->outcome.grant;
+	int64		generation = flight->generation + 1;
+	TimestampTz due_at = conduit_schedule_due(flight->connector, &flight->place.connection, generation,
+											  flight->reply_at, grant->expires_at, grant->lifetime, true);
+	TimestampTz refresh_expires_at = grant->refresh_expires_at;
+	StoreArgs	args = {0};
+
+	/* A refresh token that was kept expires when it did. */
+	if (TIMESTAMP_IS_NOEND(refresh_expires_at) && !flight->connector->refresh_rotates)
+		refresh_expires_at = row->refresh_expires_at;
+
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg(&args, Int64GetDatum(generation));
+	conduit_arg_time(&args, grant->expires_at);
+	conduit_arg_time(&args, due_at);
+	conduit_arg_time(&args, grant->issued_at);
+	conduit_arg_time(&args, flight->reply_at);
+	conduit_arg_time(&args, refresh_expires_at);
+	conduit_arg(&args, Float8GetDatum(grant->lifetime));
+	conduit_arg_text(&args, grant->token_type);
+	conduit_arg_text(&args, grant->scope);
+	conduit_arg_bytea(&args, flight->access);
+	conduit_arg_bytea(&args, flight->refresh);
+	conduit_store_run(&update, &args);
+}
+
+static void
+apply_failure(RefreshFlight *flight, const LockedCredential *row)
+{
+	static StoreQuery update = {
+		"UPDATE conduit.credential SET attempts = attempts + 1, next_attempt_at = $2, refresh_at = $2,"
+		" in_doubt = in_doubt OR $3, last_error = $4, last_error_code = $5, last_error_at = $6"
+		" WHERE connection_id = $1",
+		6, {UUIDOID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+	};
+	OutcomeClass outcome = flight->outcome.outcome;
+	bool		in_doubt = flight->in_doubt ||
+		(outcome == OUTCOME_UNKNOWN && flight->connector->refresh_rotates);
+	TimestampTz next = conduit_schedule_retry(outcome, row->attempts + 1, flight->outcome.retry_after,
+											  conduit_now());
+	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&flight->place.connection)));
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg_time(&args, next);
+	conduit_arg(&args, BoolGetDatum(in_doubt));
+	conduit_arg_text(&args, conduit_outcome_name(outcome));
+	conduit_arg_text(&args, flight->outcome.code);
+	conduit_arg_time(&args, flight->reply_at);
+	conduit_store_run(&update, &args);
+
+	ereport(LOG,
+			(errmsg("conduit: refresh of connection %s failed: %s, %s, next attempt in %.0f s",
+					id, conduit_outcome_name(outcome), flight->outcome.code,
+					conduit_seconds_between(conduit_now(), next)),
+			 errhidestmt(true), errhidecontext(true)));
+}
+
+/*
+ * The stored refresh token is dead, if it is the one that was sent, and was
+ * sent under the client that the connection stands under.
+ */
+static void
+apply_dead(RefreshFlight *flight)
+{
+	static StoreQuery read = {
+		"SELECT status, client_id FROM conduit.connection WHERE id = $1", 1, {UUIDOID}
+	};
+	static StoreQuery update = {
+		"UPDATE conduit.credential SET refresh_at = NULL, next_attempt_at = NULL, attempts = attempts + 1,"
+		" last_error = $2, last_error_code = $3, last_error_at = $4 WHERE connection_id = $1",
+		4, {UUIDOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+	};
+	const char *reason = flight->in_doubt ? "rotation_outcome_lost" : flight->outcome.code;
+	ConnectionRow row = {0};
+	StoreArgs	key = {0};
+	StoreArgs	args = {0};
+	char	   *client_id;
+	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&flight->place.connection)));
+
+	conduit_arg_uuid(&key, &flight->place.connection);
+	if (conduit_store_run(&read, &key) == 0)
+		return;
+	row.id = flight->place.connection;
+	row.tenant = flight->place.tenant;
+	row.owner = flight->place.owner;
+	row.connector = flight->place.connector;
+	row.account = flight->account;
+	row.status = conduit_row_text(0, 1, CurrentMemoryContext);
+	client_id = conduit_row_text(0, 2, CurrentMemoryContext);
+	if (client_id != NULL && flight->client_id != NULL && strcmp(client_id, flight->client_id) != 0)
+		return;
+
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg_text(&args, conduit_outcome_name(OUTCOME_DEAD));
+	conduit_arg_text(&args, flight->outcome.code);
+	conduit_arg_time(&args, flight->reply_at);
+	conduit_store_run(&update, &args);
+	conduit_connection_set_status(&row.id, "NEEDS_REAUTH", reason);
+	conduit_connection_event(&row, "needs_reauth", "NEEDS_REAUTH", reason);
+
+	ereport(LOG,
+			(errmsg("conduit: connection %s needs re-authorization: %s", id, reason),
+			 errhidestmt(true), errhidecontext(true)));
+}
+
+/* What a success tells about the client it was made under; not worth a wait. */
+static void
+note_client(RefreshFlight *flight)
+{
+	static StoreQuery record = {
+		"UPDATE conduit.connection SET client_id = $2 WHERE id = $1 AND client_id IS NULL",
+		2, {UUIDOID, TEXTOID}
+	};
+	static StoreQuery success = {
+		"UPDATE conduit.client_secret SET last_success_at = $2 WHERE id = ("
+		" SELECT id FROM conduit.client_secret WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED)",
+		2, {UUIDOID, TIMESTAMPTZOID}
+	};
+	StoreArgs	args = {0};
+
+	if (flight->client == NULL)
+		return;
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg_text(&args, flight->client_id);
+	conduit_store_run(&record, &args);
+
+	if (flight->client->nsecrets > 0 && flight->client->environment_secret == NULL)
+	{
+		ClientSecretBlob *secret = &flight->client->secrets[flight->secret];
+		StoreArgs	success_args = {0};
+
+		if (!TIMESTAMP_IS_NOEND(secret->last_success_at) &&
+			conduit_seconds_between(secret->last_success_at, flight->reply_at) < LAST_SUCCESS_EVERY)
+			return;
+		conduit_arg_uuid(&success_args, &secret->id);
+		conduit_arg_time(&success_args, flight->reply_at);
+		conduit_store_run(&success, &success_args);
+	}
+}
+
+static void
+end_claim(const RefreshFlight *flight)
+{
+	static StoreQuery delete = {
+		"DELETE FROM conduit.flight WHERE connection_id = $1 AND generation = $2", 2, {UUIDOID, INT8OID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg(&args, Int64GetDatum(flight->generation));
+	conduit_store_run(&delete, &args);
+}
+
+SettleResult
+conduit_refresh_settle(RefreshFlight *flight)
+{
+	LockedCredential row;
+
+	switch (lock_rows(&flight->place.connection, &row))
+	{
+		case ROW_HELD:
+			if (!flight->parked)
+				conduit_refresh_park(flight);
+			return SETTLE_PARKED;
+
+		case ROW_GONE:
+			/* Revoked or deleted meanwhile: what the flight brought must die too. */
+			if (flight->sealed)
+				conduit_revocation_queue_flight(&flight->place.connection, flight->generation + 1,
+												flight->place.tenant, flight->place.owner,
+												flight->place.connector, flight->place.origin,
+												flight->account, flight->client_id,
+												flight->access, flight->refresh);
+			break;
+
+		case ROW_LOCKED_BY_US:
+			/* Authorized again meanwhile: the outcome is of a token that nobody has any more. */
+			if (row.generation != flight->generation || !row.active)
+				break;
+			if (flight->outcome.outcome == OUTCOME_REFRESHED)
+			{
+				apply_refreshed(flight, &row);
+				note_client(flight);
+			}
+			else if (flight->outcome.outcome == OUTCOME_DEAD)
+				apply_dead(flight);
+			else
+				apply_failure(flight, &row);
+			break;
+	}
+	end_claim(flight);
+	return SETTLED;
+}
+
+void
+conduit_refresh_park(RefreshFlight *flight)
+{
+	static StoreQuery park = {
+		"UPDATE conduit.flight SET outcome = $3, code = $4, reply_at = $5, retry_after = $6, issued_at = $7,"
+		" expires_at = $8, refresh_expires_at = $9, lifetime = $10, token_type = $11, scope = $12,"
+		" access = $13, refresh = $14, client_id = $15 WHERE connection_id = $1 AND generation = $2",
+		15, {UUIDOID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID, FLOAT8OID, TIMESTAMPTZOID,
+			TIMESTAMPTZOID, TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID,
+		TEXTOID}
+	};
+	const TokenOutcome *outcome = &flight->outcome;
+	const TokenGrant *grant = &outcome->grant;
+	bool		refreshed = outcome->outcome == OUTCOME_REFRESHED;
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg(&args, Int64GetDatum(flight->generation));
+	conduit_arg_text(&args, conduit_outcome_name(outcome->outcome));
+	conduit_arg_text(&args, outcome->code);
+	conduit_arg_time(&args, flight->reply_at);
+	conduit_arg(&args, Float8GetDatum(outcome->retry_after));
+	conduit_arg_time(&args, refreshed ? grant->issued_at : DT_NOEND);
+	conduit_arg_time(&args, refreshed ? grant->expires_at : DT_NOEND);
+	conduit_arg_time(&args, refreshed ? grant->refresh_expires_at : DT_NOEND);
+	conduit_arg(&args, Float8GetDatum(refreshed ? grant->lifetime : 0));
+	conduit_arg_text(&args, refreshed ? grant->token_type : NULL);
+	conduit_arg_text(&args, refreshed ? grant->scope : NULL);
+	conduit_arg_bytea(&args, flight->sealed ? flight->access : NULL);
+	conduit_arg_bytea(&args, flight->sealed ? flight->refresh : NULL);
+	conduit_arg_text(&args, flight->client_id);
+	conduit_store_run(&park, &args);
+}
+
+RequestAnswer
+conduit_refresh_answer(const RefreshFlight *flight, SettleResult result)
+{
+	const char *code = flight->outcome.code;
+
+	if (result == SETTLE_PARKED)
+		return ANSWER_PARKED;
+	if (strcmp(code, "client_missing") == 0)
+		return ANSWER_NOT_CONFIGURED;
+	if (strcmp(code, "vault_locked") == 0 || strcmp(code, "unknown_key") == 0 || strcmp(code, "cannot_open") == 0)
+		return ANSWER_VAULT;
+	return ANSWER_DONE;
+}
+
+static OutcomeClass
+outcome_named(const char *name)
+{
+	for (int i = OUTCOME_REFRESHED; i <= OUTCOME_UNKNOWN; i++)
+		if (strcmp(conduit_outcome_name(i), name) == 0)
+			return i;
+	return OUTCOME_UNKNOWN;
+}
+
+/* Columns of a parked flight. */
+enum
+{
+	P_CONNECTION = 1, P_GENERATION, P_ATTEMPT, P_IN_DOUBT, P_TENANT, P_OWNER, P_CONNECTOR, P_ORIGIN,
+	P_ACCOUNT, P_CLIENT_ID, P_OUTCOME, P_CODE, P_REPLY_AT, P_RETRY_AFTER, P_ISSUED_AT, P_EXPIRES_AT,
+	P_REFRESH_EXPIRES_AT, P_LIFETIME, P_TOKEN_TYPE, P_SCOPE, P_ACCESS, P_REFRESH, P_REVISION
+};
+
+static RefreshFlight *
+parked_flight(uint64 row, MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "conduit parked flight", ALLOCSET_SMALL_SIZES);
+	RefreshFlight *flight = MemoryContextAllocZero(context, sizeof(RefreshFlight));
+	TokenGrant *grant = &flight->outcome.grant;
+	char	   *code = conduit_row_text(row, P_CODE, context);
+
+	flight->context = context;
+	flight->place.connection = conduit_row_uuid(row, P_CONNECTION);
+	flight->place.tenant = conduit_row_text(row, P_TENANT, context);
+	flight->place.owner = conduit_row_text(row, P_OWNER, context);
+	flight->place.connector = conduit_row_text(row, P_CONNECTOR, context);
+	flight->place.origin = conduit_row_text(row, P_ORIGIN, context);
+	flight->generation = conduit_row_int64(row, P_GENERATION);
+	flight->attempt = conduit_row_int32(row, P_ATTEMPT);
+	flight->in_doubt = conduit_row_bool(row, P_IN_DOUBT);
+	flight->account = conduit_row_text(row, P_ACCOUNT, context);
+	flight->client_id = conduit_row_text(row, P_CLIENT_ID, context);
+	flight->outcome.outcome = outcome_named(conduit_row_text(row, P_OUTCOME, context));
+	strlcpy(flight->outcome.code, code ? code : "", sizeof(flight->outcome.code));
+	flight->outcome.retry_after = conduit_row_float(row, P_RETRY_AFTER);
+	flight->reply_at = conduit_row_time(row, P_REPLY_AT);
+	grant->issued_at = conduit_row_time(row, P_ISSUED_AT);
+	grant->expires_at = conduit_row_time(row, P_EXPIRES_AT);
+	grant->refresh_expires_at = conduit_row_time(row, P_REFRESH_EXPIRES_AT);
+	grant->lifetime = conduit_row_float(row, P_LIFETIME);
+	grant->token_type = conduit_row_text(row, P_TOKEN_TYPE, context);
+	grant->scope = conduit_row_text(row, P_SCOPE, context);
+	flight->access = conduit_row_bytea(row, P_ACCESS, context);
+	flight->refresh = conduit_row_bytea(row, P_REFRESH, context);
+	flight->sealed = flight->outcome.outcome == OUTCOME_REFRESHED;
+	flight->parked = true;
+	return flight;
+}
+
+List *
+conduit_refresh_load_parked(int max, MemoryContext context)
+{
+	static StoreQuery select = {
+		"SELECT f.connection_id, f.generation, f.attempt, f.in_doubt, f.tenant, f.owner, f.connector, f.origin,"
+		" f.account, f.client_id, f.outcome, f.code, f.reply_at, f.retry_after, f.issued_at, f.expires_at,"
+		" f.refresh_expires_at, f.lifetime, f.token_type, f.scope, f.access, f.refresh, k.revision"
+		" FROM conduit.flight f JOIN conduit.connector k ON k.slug = f.connector"
+		" WHERE f.outcome IS NOT NULL ORDER BY f.reply_at LIMIT $1",
+		1, {INT4OID}
+	};
+	StoreArgs	args = {0};
+	List	   *flights = NIL;
+	ListCell   *cell;
+	int64	   *revisions;
+	MemoryContext old;
+	uint64		n;
+
+	conduit_arg(&args, Int32GetDatum(max));
+	n = conduit_store_run(&select, &args);
+	old = MemoryContextSwitchTo(context);
+	revisions = palloc(sizeof(int64) * (n + 1));
+	for (uint64 i = 0; i < n; i++)
+	{
+		flights = lappend(flights, parked_flight(i, context));
+		revisions[i] = conduit_row_int64(i, P_REVISION);
+	}
+	MemoryContextSwitchTo(old);
+	foreach(cell, flights)
+	{
+		RefreshFlight *flight = lfirst(cell);
+
+		flight->connector = conduit_catalogue_get(flight->place.connector,
+												  revisions[foreach_current_index(cell)]);
+	}
+	return flights;
+}

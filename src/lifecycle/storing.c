@@ -1,0 +1,323 @@
+/*-------------------------------------------------------------------------
+ *
+ * storing.c
+ *	  conduit_store_credential: sealing what a provider or a user handed over.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "base/compat.h"
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "lifecycle/adoption.h"
+#include "lifecycle/argument.h"
+#include "lifecycle/catalogue.h"
+#include "lifecycle/client.h"
+#include "lifecycle/commit.h"
+#include "lifecycle/connection.h"
+#include "lifecycle/credential.h"
+#include "lifecycle/key.h"
+#include "lifecycle/schedule.h"
+#include "lifecycle/store.h"
+#include "shared/roster.h"
+
+#define MAX_SECRET_LEN (256 * 1024)
+
+PG_FUNCTION_INFO_V1(conduit_store_credential);
+
+/* A field of the kinds other than OAUTH2, in either spelling. */
+typedef struct PlainField
+{
+	const char *snake;
+	const char *camel;
+	bool		required;
+	size_t		offset;			/* in ConduitSecret */
+} PlainField;
+
+static const PlainField api_key_fields[] = {
+	{"api_key", "apiKey", true, offsetof(ConduitSecret, api_key)},
+	{"api_secret", "apiSecret", false, offsetof(ConduitSecret, api_secret)},
+	{NULL, NULL, false, 0}
+};
+static const PlainField basic_fields[] = {
+	{"username", "username", true, offsetof(ConduitSecret, username)},
+	{"password", "password", false, offsetof(ConduitSecret, password)},
+	{NULL, NULL, false, 0}
+};
+
+static const char *const kind_names[] = {
+	[AUTH_OAUTH2_CODE] = "OAUTH2",
+	[AUTH_API_KEY] = "API_KEY",
+	[AUTH_BASIC] = "BASIC"
+};
+
+pg_noreturn static void
+bad_secret(const char *problem, const char *hint)
+{
+	conduit_bad_argument("invalid secret", problem, hint);
+}
+
+/*
+ * The caller's text as UTF-8 in a buffer of our own; *length without its final
+ * NUL.  Wiped by the caller.
+ */
+static char *
+secret_buffer(text *secret, int *length)
+{
+	int			size = VARSIZE_ANY_EXHDR(secret);
+	char	   *utf8;
+	char	   *buffer;
+
+	if (size > MAX_SECRET_LEN)
+		bad_secret(psprintf("too_long %d", MAX_SECRET_LEN), "The number is the most bytes it may have.");
+	utf8 = pg_server_to_any(VARDATA_ANY(secret), size, PG_UTF8);
+	*length = utf8 == VARDATA_ANY(secret) ? size : (int) strlen(utf8);
+	buffer = palloc(*length + 1);
+	memcpy(buffer, utf8, *length);
+	buffer[*length] = '\0';
+	if (utf8 != VARDATA_ANY(secret))
+		conduit_wipe(utf8, *length);
+	return buffer;
+}
+
+static const PlainField *
+find_field(const PlainField *fields, const char *key)
+{
+	for (; fields->snake != NULL; fields++)
+		if (strcmp(fields->snake, key) == 0 || strcmp(fields->camel, key) == 0)
+			return fields;
+	return NULL;
+}
+
+/* Kinds whose every key is known: an unknown one is refused. */
+static void
+read_plain_secret(const ConduitJson *object, const PlainField *fields, TimestampTz now, TokenGrant *grant)
+{
+	const char *problem;
+
+	for (const ConduitJson *member = object->first; member != NULL; member = member->next)
+	{
+		const PlainField *field = find_field(fields, member->key);
+		SecretText *target;
+
+		if (strcmp(member->key, "expires_at") == 0 || strcmp(member->key, "expiresAt") == 0)
+			continue;
+		if (field == NULL)
+			bad_secret("unknown_key", "The documentation of conduit_store_credential() lists the keys of each kind.");
+		if (member->type == CONDUIT_JSON_NULL)
+			continue;
+		target = (SecretText *) ((char *) &grant->secret + field->offset);
+		if (member->type != CONDUIT_JSON_STRING || member->length == 0 || target->data != NULL)
+			bad_secret("bad_value", "Each key is given once, as a string that is not empty.");
+		target->data = member->text;
+		target->length = member->length;
+	}
+	for (; fields->snake != NULL; fields++)
+		if (fields->required && ((SecretText *) ((char *) &grant->secret + fields->offset))->data == NULL)
+			bad_secret("incomplete", "The key that this kind is named after is missing.");
+
+	problem = conduit_token_expiry_from_json(object, now, grant);
+	if (problem != NULL)
+		bad_secret(problem, "expires_at is an ISO 8601 time or seconds since 1970.");
+}
+
+static void
+read_secret(const ConduitConnector *connector, char *buffer, int length, TimestampTz now, TokenGrant *grant)
+{
+	const char *problem;
+	ConduitJson *object = conduit_json_parse(buffer, length, &problem);
+
+	memset(grant, 0, sizeof(*grant));
+	grant->issued_at = now;
+	grant->expires_at = grant->refresh_expires_at = DT_NOEND;
+	if (object == NULL)
+		bad_secret("json", "Pass one JSON object, with keys and strings in double quotes.");
+	if (object->type != CONDUIT_JSON_OBJECT)
+		bad_secret("not_an_object", "Pass one JSON object.");
+
+	switch (connector->auth_type)
+	{
+		case AUTH_OAUTH2_CODE:
+			problem = conduit_token_grant_from_json(connector, object, now, false, grant);
+			if (problem != NULL)
+				bad_secret(problem, "Pass the provider's token response as it is.");
+			break;
+		case AUTH_API_KEY:
+			read_plain_secret(object, api_key_fields, now, grant);
+			break;
+		case AUTH_BASIC:
+			read_plain_secret(object, basic_fields, now, grant);
+			break;
+	}
+}
+
+static void
+check_kind(const ConduitConnector *connector, const char *kind)
+{
+	bool		known = false;
+
+	if (kind == NULL)
+		return;
+	for (int i = 0; i < lengthof(kind_names); i++)
+		known |= strcmp(kind, kind_names[i]) == 0;
+	if (!known)
+		conduit_bad_argument("invalid kind", "unknown", "It is OAUTH2, API_KEY or BASIC; NULL is what the connector asks for.");
+	if (strcmp(kind, kind_names[connector->auth_type]) != 0)
+		conduit_bad_argument("invalid kind", psprintf("expected %s", kind_names[connector->auth_type]),
+							 "The connector asks for another kind; NULL is what it asks for.");
+}
+
+/* The generation of the stored credential, locked; 0 if there is none. */
+static int64
+lock_generation(const pg_uuid_t *connection)
+{
+	static StoreQuery lock = {
+		"SELECT generation FROM conduit.credential WHERE connection_id = $1 FOR UPDATE", 1, {UUIDOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, connection);
+	return conduit_store_run(&lock, &args) == 0 ? 0 : conduit_row_int64(0, 1);
+}
+
+static void
+write_credential(const CredentialPlace *place, const ConduitConnector *connector, const TokenGrant *grant,
+				 int64 generation, TimestampTz now)
+{
+	static StoreQuery upsert = {
+		"INSERT INTO conduit.credential (connection_id, generation, expires_at, due_at, refresh_at, issued_at,"
+		" refresh_expires_at, lifetime, status, kind, tenant, owner, connector, origin, token_type, scope,"
+		" access, refresh)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'ACTIVE', $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
+		" expires_at = EXCLUDED.expires_at, due_at = EXCLUDED.due_at, refresh_at = EXCLUDED.refresh_at,"
+		" issued_at = EXCLUDED.issued_at, refreshed_at = NULL, refresh_expires_at = EXCLUDED.refresh_expires_at,"
+		" lifetime = EXCLUDED.lifetime, status = EXCLUDED.status, kind = EXCLUDED.kind, origin = EXCLUDED.origin,"
+		" token_type = EXCLUDED.token_type, scope = EXCLUDED.scope, access = EXCLUDED.access,"
+		" refresh = EXCLUDED.refresh, next_attempt_at = NULL, attempts = 0, in_doubt = false,"
+		" last_error = NULL, last_error_code = NULL, last_error_at = NULL",
+		17, {UUIDOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+			TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		BYTEAOID, BYTEAOID}
+	};
+	TimestampTz due_at = conduit_schedule_due(connector, &place->connection, generation, now,
+											  grant->expires_at, grant->lifetime, false);
+	TimestampTz refresh_at;
+	bytea	   *access;
+	bytea	   *refresh;
+	SealStatus	status = conduit_credential_seal_grant(place, generation, &grant->secret, &access, &refresh);
+	StoreArgs	args = {0};
+
+	if (status != SEAL_OK)
+		conduit_key_raise(status, NULL);
+	if (access == NULL)
+		due_at = now;			/* a refresh token alone: what it stands for is due */
+	refresh_at = refresh != NULL ? due_at : DT_NOEND;
+
+	conduit_arg_uuid(&args, &place->connection);
+	conduit_arg(&args, Int64GetDatum(generation));
+	conduit_arg_time(&args, grant->expires_at);
+	conduit_arg_time(&args, due_at);
+	conduit_arg_time(&args, refresh_at);
+	conduit_arg_time(&args, grant->issued_at);
+	conduit_arg_time(&args, grant->refresh_expires_at);
+	conduit_arg(&args, Float8GetDatum(grant->lifetime));
+	conduit_arg_text(&args, kind_names[connector->auth_type]);
+	conduit_arg_text(&args, place->tenant);
+	conduit_arg_text(&args, place->owner);
+	conduit_arg_text(&args, place->connector);
+	conduit_arg_text(&args, place->origin);
+	conduit_arg_text(&args, grant->token_type);
+	conduit_arg_text(&args, grant->scope);
+	conduit_arg_bytea(&args, access);
+	conduit_arg_bytea(&args, refresh);
+	conduit_store_run(&upsert, &args);
+	if (!TIMESTAMP_IS_NOEND(refresh_at))
+		conduit_at_commit(NUDGE_DUE, refresh_at);
+}
+
+/* A credential is refreshed with the client it was issued under: that of today. */
+static void
+record_client(const ConnectionRow *row, const ConduitConnector *connector)
+{
+	static StoreQuery update = {
+		"UPDATE conduit.connection SET client_id = $2 WHERE id = $1 AND client_id IS DISTINCT FROM $2",
+		2, {UUIDOID, TEXTOID}
+	};
+	StoreArgs	args = {0};
+
+	if (connector->auth_type != AUTH_OAUTH2_CODE)
+		return;
+	conduit_arg_uuid(&args, &row->id);
+	conduit_arg_text(&args, conduit_client_current_id(row->tenant, row->connector));
+	conduit_store_run(&update, &args);
+}
+
+static void
+store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *buffer, int length)
+{
+	TimestampTz now = conduit_now();
+	ConnectionRow *row = conduit_connection_lock(id, NULL, tenant);
+	const ConduitConnector *connector;
+	CredentialPlace place;
+	TokenGrant	grant;
+	int64		generation;
+
+	if (strcmp(row->status, "REVOKED") == 0)
+		conduit_raise(CONDUIT_ERR_REVOKED, "revoked");
+	connector = conduit_catalogue_require(row->connector, false);
+	check_kind(connector, kind);
+	read_secret(connector, buffer, length, now, &grant);
+
+	place.connection = *id;
+	place.tenant = row->tenant;
+	place.owner = row->owner;
+	place.connector = row->connector;
+	place.origin = conduit_connector_token_origin(connector, conduit_parse_object(row->params, "invalid params"));
+
+	conduit_adoption_note_use(false);
+	generation = lock_generation(id);
+	write_credential(&place, connector, &grant, Max(generation, row->last_generation) + 1, now);
+	record_client(row, connector);
+	if (strcmp(row->status, "NEEDS_REAUTH") == 0)
+	{
+		conduit_connection_set_status(id, "ACTIVE", NULL);
+		conduit_connection_event(row, "recovered", "ACTIVE", NULL);
+	}
+	else if (generation == 0)
+		conduit_connection_event(row, "authorized", "ACTIVE", NULL);
+}
+
+/* conduit_store_credential(connection_id, kind, secret, tenant) */
+Datum
+conduit_store_credential(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = conduit_connection_argument(fcinfo, 0);
+	char	   *kind = conduit_text_argument(fcinfo, 1);
+	char	   *tenant = conduit_tenant_argument(fcinfo, 3);
+	char	   *buffer;
+	int			length;
+	StoreScope	scope;
+
+	if (PG_ARGISNULL(2))
+		bad_secret("null", "Pass the secret as JSON text, in a bound parameter.");
+	buffer = secret_buffer(PG_GETARG_TEXT_PP(2), &length);
+
+	PG_TRY();
+	{
+		conduit_key_prepare_to_seal();
+		conduit_store_begin(&scope);
+		store_secret(id, tenant, kind, buffer, length);
+		conduit_store_end(&scope);
+	}
+	PG_FINALLY();
+	{
+		conduit_wipe(buffer, length);
+	}
+	PG_END_TRY();
+	PG_RETURN_UUID_P(id);
+}

@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * vend.c
+ *	  conduit_vend: the hot path.
+ *
+ * A warm vend reads one row by its primary key, opens one blob and forms one
+ * tuple.  It writes nothing, takes no row lock and no transaction id.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "base/compat.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "lifecycle/argument.h"
+#include "lifecycle/key.h"
+#include "lifecycle/renewal.h"
+#include "shared/last_use.h"
+#include "shared/stats.h"
+
+PG_FUNCTION_INFO_V1(conduit_vend);
+
+/* OUT columns, in the order of the SQL declaration. */
+enum
+{
+	VEND_ACCESS_TOKEN,
+	VEND_TOKEN_TYPE,
+	VEND_SCOPE,
+	VEND_API_KEY,
+	VEND_API_SECRET,
+	VEND_USERNAME,
+	VEND_PASSWORD,
+	VEND_EXPIRES_AT,
+	VEND_EXTRA,
+	VEND_GENERATION,
+	VEND_NUM_COLUMNS
+};
+
+static int64
+interval_microseconds(const Interval *span)
+{
+	double		total = (double) span->time + span->day * (double) USECS_PER_DAY +
+		span->month * (double) DAYS_PER_MONTH * USECS_PER_DAY;
+
+	if (total < 0)
+		conduit_bad_argument("invalid min_ttl", "negative", "It is how long the token must live at least.");
+	return (int64) Min(total, 100.0 * 365 * USECS_PER_DAY);
+}
+
+static bool
+scope_granted(const char *granted, const char *wanted, int length)
+{
+	for (const char *c = granted; *c;)
+	{
+		int			n = strcspn(c, " ");
+
+		if (n == length && memcmp(c, wanted, n) == 0)
+			return true;
+		c += n;
+		c += strspn(c, " ");
+	}
+	return false;
+}
+
+/* Granted scopes are those the provider named; where it named none, none is known to be there. */
+static void
+check_scopes(const CredentialView *view, ArrayType *scopes)
+{
+	Datum	   *wanted;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(scopes, TEXTOID, -1, false, TYPALIGN_INT, &wanted, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		text	   *scope;
+
+		if (nulls[i])
+			continue;
+		scope = DatumGetTextPP(wanted[i]);
+		if (!scope_granted(view->scope ? view->scope : "", VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope)))
+			conduit_raise(CONDUIT_ERR_LACKS_SCOPE, psprintf("scope %d", i + 1));
+	}
+}
+
+static void
+set_text(Datum *values, bool *nulls, int column, const char *data, int length)
+{
+	char	   *converted;
+
+	nulls[column] = data == NULL;
+	if (data == NULL)
+		return;
+	converted = pg_any_to_server(data, length, PG_UTF8);
+	values[column] = PointerGetDatum(converted == data ?
+									 cstring_to_text_with_len(data, length) :
+									 cstring_to_text(converted));
+}
+
+static void
+set_secret(Datum *values, bool *nulls, int column, const SecretText *text)
+{
+	set_text(values, nulls, column, text->data, text->length);
+}
+
+/*
+ * What the provider said beyond tokens.  It was read by a stricter parser than
+ * jsonb's, but for limits such as numeric's: a value beyond them is no reason
+ * to keep the token back.
+ */
+static void
+set_extra(Datum *values, bool *nulls, const SecretText *extra)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *json;
+
+	nulls[VEND_EXTRA] = true;
+	if (extra->data == NULL)
+		return;
+	json = pnstrdup(extra->data, extra->length);
+	PG_TRY();
+	{
+		values[VEND_EXTRA] = DirectFunctionCall1(jsonb_in, CStringGetDatum(pg_any_to_server(json, extra->length, PG_UTF8)));
+		nulls[VEND_EXTRA] = false;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	conduit_wipe(json, extra->length);
+	pfree(json);
+}
+
+static HeapTuple
+form_result(FunctionCallInfo fcinfo, const CredentialView *view, const ConduitSecret *secret)
+{
+	TupleDesc	shape = fcinfo->flinfo->fn_extra;
+	Datum		values[VEND_NUM_COLUMNS];
+	bool		nulls[VEND_NUM_COLUMNS];
+
+	if (shape == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		shape = BlessTupleDesc(shape);
+		MemoryContextSwitchTo(old);
+		fcinfo->flinfo->fn_extra = shape;
+	}
+
+	memset(values, 0, sizeof(values));
+	set_secret(values, nulls, VEND_ACCESS_TOKEN, &secret->access_token);
+	nulls[VEND_TOKEN_TYPE] = view->token_type == NULL;
+	if (view->token_type)
+		values[VEND_TOKEN_TYPE] = CStringGetTextDatum(view->token_type);
+	nulls[VEND_SCOPE] = view->scope == NULL;
+	if (view->scope)
+		values[VEND_SCOPE] = CStringGetTextDatum(view->scope);
+	set_secret(values, nulls, VEND_API_KEY, &secret->api_key);
+	set_secret(values, nulls, VEND_API_SECRET, &secret->api_secret);
+	set_secret(values, nulls, VEND_USERNAME, &secret->username);
+	set_secret(values, nulls, VEND_PASSWORD, &secret->password);
+	nulls[VEND_EXPIRES_AT] = TIMESTAMP_IS_NOEND(view->expires_at);
+	values[VEND_EXPIRES_AT] = TimestampTzGetDatum(view->expires_at);
+	set_extra(values, nulls, &secret->extra);
+	nulls[VEND_GENERATION] = false;
+	values[VEND_GENERATION] = Int64GetDatum(view->generation);
+	return heap_form_tuple(shape, values, nulls);
+}
+
+/* The token has expired and cannot be renewed, or never was there. */
+static void
+check_usable(const CredentialView *view)
+{
+	if (!conduit_credential_usable(view, conduit_now()))
+		conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "expired");
+}
+
+/* conduit_vend(owner, connection_id, min_ttl, scopes, tenant) */
+Datum
+conduit_vend(PG_FUNCTION_ARGS)
+{
+	char	   *owner = conduit_owner_argument(fcinfo, 0);
+	const pg_uuid_t *id = conduit_connection_argument(fcinfo, 1);
+	int64		min_ttl = PG_ARGISNULL(2) ? 0 : interval_microseconds(PG_GETARG_INTERVAL_P(2));
+	char	   *tenant = conduit_tenant_argument(fcinfo, 4);
+	TimestampTz now = conduit_now();
+	char		key_id[CONDUIT_KEY_ID_LEN + 1];
+	CredentialView view;
+	ConduitSecret secret;
+	OpenedSecret opened;
+	SealPlace	place;
+	SealStatus	status;
+	HeapTuple	tuple;
+
+	conduit_credential_entitled(id, owner, tenant, &view);
+	if (!PG_ARGISNULL(3))
+		check_scopes(&view, PG_GETARG_ARRAYTYPE_P(3));
+	if (conduit_credential_due(&view, now, min_ttl))
+		(void) conduit_renew(&view, owner, tenant, false);
+	check_usable(&view);
+
+	place = conduit_credential_seal_place(&view.place, "access", view.generation);
+	status = conduit_secret_open(&place, view.access, &opened, &secret, key_id);
+	if (status != SEAL_OK)
+		conduit_key_raise(status, key_id);
+	tuple = form_result(fcinfo, &view, &secret);
+	conduit_wipe_opened(&opened);
+
+	conduit_stats_add(view.place.connector, STATS_VENDS, 1);
+	conduit_last_use_note(id, now);
+	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
+}

@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * queue.h
+ *	  What the worker has to refresh, in memory: who is waiting, what flies.
+ *
+ * Wording:
+ *	   - A task is one connection's refresh that somebody asked for or that is
+ *		 due; there is at most one for a connection.
+ *	   - A lane holds the waiting tasks of one connector: those that a caller
+ *		 waits for, and the others.  No lane has more than a quarter of the
+ *		 places in flight while another lane waits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONDUIT_QUEUE_H
+#define CONDUIT_QUEUE_H
+
+#include "base/compat.h"
+#include "lib/ilist.h"
+#include "lifecycle/refresh.h"
+#include "nodes/pg_list.h"
+#include "shared/flight.h"
+
+struct Lane;
+
+typedef struct TaskWaiter
+{
+	FlightWaiter waiter;
+	bool		batch;			/* of conduit_refresh_due: counted, not answered alone */
+} TaskWaiter;
+
+typedef struct Task
+{
+	pg_uuid_t	connection;		/* hash key */
+	struct Lane *lane;
+	dlist_node	node;			/* in the lane, while waiting */
+	bool		urgent;
+	bool		forced;
+	bool		unasked;		/* nobody has asked: it is due by the clock */
+	int64		generation;		/* -1: whichever is stored */
+	RefreshFlight *flight;		/* while it flies or waits to be settled */
+	int			nwaiters;
+	int			max_waiters;
+	TaskWaiter *waiters;
+} Task;
+
+extern void conduit_queue_start(void);
+
+/*
+ * conduit_queue_add makes a task, or finds the one there is and makes it at
+ * least as urgent.
+ */
+extern Task *conduit_queue_add(const pg_uuid_t *connection, const char *connector,
+							   int64 generation, bool urgent, bool forced, bool unasked);
+extern void conduit_queue_add_waiter(Task *task, FlightWaiter waiter, bool batch);
+
+/* conduit_queue_next takes the next task that may fly, or NULL. */
+extern Task *conduit_queue_next(int max_in_flight);
+
+/* conduit_queue_finish answers all who wait and forgets the task. */
+extern void conduit_queue_finish(Task *task, RequestAnswer answer, bool refreshed);
+
+/* Answer everybody: the worker is paused or leaves. */
+extern void conduit_queue_finish_waiting(RequestAnswer answer);
+
+/* The flights there are (List of RefreshFlight *, palloc'd). */
+extern List *conduit_queue_flights(void);
+
+extern int	conduit_queue_flying(void);
+extern int	conduit_queue_waiting(void);
+
+/* Connectors with more than max tasks waiting (List of char *, palloc'd). */
+extern List *conduit_queue_full_lanes(int max);
+
+#endif							/* CONDUIT_QUEUE_H */

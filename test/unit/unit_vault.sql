@@ -1,0 +1,26 @@
+-- The functions of unit_vault.c.  :module is the module's absolute path.
+CREATE FUNCTION unit_verify(boolean) RETURNS boolean AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_keyring() RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_keyring_problem() RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_keyring_find(text) RETURNS boolean AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_settings_epoch() RETURNS bigint AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_seal(place text[], plaintext bytea) RETURNS bytea AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_open(place text[], blob bytea) RETURNS bytea AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_open_status(place text[], blob bytea) RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_rewrap(place text[], blob bytea) RETURNS bytea AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_blob_key_id(bytea) RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_take_counts() RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_damage(place text[], blob bytea, cut boolean) RETURNS bigint AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_cleansed_by_reset(place text[], blob bytea) RETURNS boolean AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_bench(what text, place text[], blob bytea, rounds integer) RETURNS float8 AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_secret_encode(text[]) RETURNS bytea AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_secret_decode(bytea) RETURNS text[] AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_secret_seal(place text[], secret text[]) RETURNS bytea AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_secret_open(place text[], blob bytea) RETURNS text[] AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_json(bytea) RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_json_path(bytea, path text) RETURNS text AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_json_bench(keys integer, repeat boolean) RETURNS float8 AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_raise(error integer, detail text) RETURNS void AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_warn(error integer, detail text) RETURNS void AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_clock_shift() RETURNS float8 AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_time_add(timestamptz, float8) RETURNS timestamptz AS :'module' LANGUAGE C STRICT;
