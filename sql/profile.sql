@@ -3,20 +3,20 @@
 
 CREATE TABLE conduit.profile (
 	function_name	name PRIMARY KEY,
-	least			text NOT NULL CHECK (least OPERATOR(pg_catalog.=) ANY ('{monitor,app,service,admin}'::text[]))
+	least_profile			text NOT NULL CHECK (least_profile OPERATOR(pg_catalog.=) ANY ('{monitor,app,service,admin}'::text[]))
 );
 COMMENT ON TABLE conduit.profile IS 'The least profile of conduit_grant() that may call a public function';
 
 -- Called beside each CREATE: note the profile, and take what PUBLIC and
 -- ALTER DEFAULT PRIVILEGES have given.
-CREATE FUNCTION conduit.settle_rights(function_name name, least text) RETURNS void
+CREATE FUNCTION conduit.settle_rights(function_name name, least_profile text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	member record;
 	grantee record;
 BEGIN
-	INSERT INTO conduit.profile VALUES (settle_rights.function_name, settle_rights.least);
+	INSERT INTO conduit.profile VALUES (settle_rights.function_name, settle_rights.least_profile);
 	FOR member IN
 		SELECT p.oid, p.oid::pg_catalog.regprocedure AS signature, p.proacl, p.proowner
 		FROM pg_catalog.pg_proc p
@@ -114,7 +114,7 @@ BEGIN
 		FROM pg_catalog.pg_proc p
 		JOIN conduit.profile f ON f.function_name = p.proname
 		JOIN pg_catalog.pg_extension e ON e.extname = 'conduit' AND e.extnamespace = p.pronamespace
-		WHERE pg_catalog.array_position(ranks, f.least) <= rank
+		WHERE pg_catalog.array_position(ranks, f.least_profile) <= rank
 	LOOP
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %I', granted.signature, role_name);
 	END LOOP;

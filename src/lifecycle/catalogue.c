@@ -88,7 +88,7 @@ load(const char *slug)
 	context = AllocSetContextCreate(CurrentMemoryContext, "conduit connector",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
-	connector = conduit_connector_parse(slug, definition);
+	connector = conduit_connector_load(slug, definition);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, TopMemoryContext);
 	replace_entry(slug, revision, context, connector);

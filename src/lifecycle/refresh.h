@@ -92,7 +92,7 @@ extern bool conduit_refresh_receive(RefreshFlight *flight);
  */
 extern void conduit_refresh_withdraw(RefreshFlight *flight);
 
-/* conduit_refresh_seal seals the reply for its final place; not in a transaction. */
+/* conduit_refresh_seal seals the reply for its final place; before conduit_store_begin. */
 extern SealStatus conduit_refresh_seal(RefreshFlight *flight);
 
 extern SettleResult conduit_refresh_settle(RefreshFlight *flight);

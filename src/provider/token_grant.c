@@ -395,3 +395,20 @@ conduit_token_grant_wipe(TokenGrant *grant)
 	wipe_text(&grant->secret.refresh_token);
 	wipe_text(&grant->secret.extra);
 }
+
+const char *
+conduit_token_expiry_from_json(const ConduitJson *object, TimestampTz received_at, TokenGrant *grant)
+{
+	const ConduitJson *member = find_member(object, "expires_at");
+	TimestampTz stated;
+
+	grant->issued_at = received_at;
+	grant->expires_at = DT_NOEND;
+	grant->lifetime = 0;
+	if (member == NULL || member->type == CONDUIT_JSON_NULL)
+		return NULL;
+	if (!conduit_read_time(member, &stated))
+		return "bad_expires_at";
+	grant->expires_at = clamp_expiry(stated, received_at);
+	return NULL;
+}

@@ -385,12 +385,12 @@ settle_together(int n)
 	SettleResult results[BATCH];
 	StoreScope	scope;
 
+	begin_transaction();
 	for (int i = 0; i < n; i++)
 		if (conduit_refresh_seal(list_nth(worker.unsettled, i)) != SEAL_OK)
 			ereport(ERROR,
 					(errmsg("the vault is locked"),
 					 errhint("A refreshed token waits in memory to be sealed; restore the keyring, then reload.")));
-	begin_transaction();
 	conduit_store_begin(&scope);
 	for (int i = 0; i < n; i++)
 		results[i] = conduit_refresh_settle(list_nth(worker.unsettled, i));
@@ -794,7 +794,7 @@ take_nudges(void)
 static void
 report(void)
 {
-	static char former[80] = "";
+	static char former[80] = "unknown";
 	char		activity[80] = "";
 
 	worker.report.pause = worker.pause;
