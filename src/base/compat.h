@@ -14,6 +14,7 @@
 #include "postgres.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/proc.h"
 #include "utils/wait_event.h"
 
@@ -31,6 +32,13 @@
 #define conduit_my_proc_number()	((int) MyProcNumber)
 #else
 #define conduit_my_proc_number()	(MyProc->pgprocno)
+#endif
+
+/* 17 made the kind of this process an enumeration. */
+#if PG_VERSION_NUM >= 170000
+#define conduit_in_background_worker() AmBackgroundWorkerProcess()
+#else
+#define conduit_in_background_worker() IsBackgroundWorker
 #endif
 
 /* 17 gave extensions wait events of their own; allocated at first use. */

@@ -400,6 +400,7 @@ conduit_refresh_free(RefreshFlight *flight)
 {
 	if (flight->exchange != NULL)
 		end_exchange(flight);
+	conduit_token_grant_wipe(&flight->outcome.grant);
 	if (flight->is_open)
 		conduit_wipe_opened(&flight->opened);
 	MemoryContextDelete(flight->context);

@@ -18,6 +18,7 @@ PG_FUNCTION_INFO_V1(conduit_announce);
 static uint32 pending = 0;
 static TimestampTz pending_due;
 static bool pending_announcement = false;
+static Oid	pending_restart = InvalidOid;	/* of the database altered last */
 
 static void
 on_transaction_end(XactEvent event, void *arg)
@@ -30,6 +31,8 @@ on_transaction_end(XactEvent event, void *arg)
 				pending_announcement = true;
 			if (pending_announcement)
 				conduit_roster_message(MyDatabaseId);
+			if (OidIsValid(pending_restart))
+				(void) conduit_roster_nudge(pending_restart, NUDGE_RESTART, DT_NOEND);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
@@ -39,6 +42,7 @@ on_transaction_end(XactEvent event, void *arg)
 	}
 	pending = 0;
 	pending_announcement = false;
+	pending_restart = InvalidOid;
 }
 
 /* Registered once a process: callbacks are never many. */
@@ -62,6 +66,15 @@ conduit_at_commit(uint32 what, TimestampTz earliest_due)
 		pending_due = DT_NOEND;
 	pending |= what;
 	pending_due = Min(pending_due, earliest_due);
+}
+
+void
+conduit_restart_at_commit(Oid database)
+{
+	if (!conduit_area_attached())
+		return;
+	watch_transactions();
+	pending_restart = database;
 }
 
 void

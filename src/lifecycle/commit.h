@@ -19,6 +19,9 @@
  */
 extern void conduit_at_commit(uint32 what, TimestampTz earliest_due);
 
+/* conduit_restart_at_commit makes the worker of a database start anew then. */
+extern void conduit_restart_at_commit(Oid database);
+
 /* conduit_announce_at_commit makes the launcher look at this database then. */
 extern void conduit_announce_at_commit(void);
 

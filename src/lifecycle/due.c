@@ -12,6 +12,7 @@
 #include "utils/builtins.h"
 #include "utils/date.h"
 
+#include "base/settings.h"
 #include "lifecycle/store.h"
 #include "shared/last_use.h"
 
@@ -107,18 +108,41 @@ conduit_due_batch(const char *tenant, TimestampTz now, int max, DueRow **rows)
 	return n;
 }
 
-int
-conduit_due_write_last_use(void)
+/*
+ * Write down one use.  Nobody but the worker inserts here, and what a user's
+ * open transaction holds (it deletes the connection) is left alone: nothing
+ * waits.
+ */
+static void
+write_use(const pg_uuid_t *connection, DateADT day)
 {
-	static StoreQuery upsert = {
-		"INSERT INTO conduit.last_use AS u (connection_id, used_on)"
-		" SELECT n.id, $2 FROM conduit.connection n WHERE n.id = $1"
-		" ON CONFLICT (connection_id) DO UPDATE SET used_on = EXCLUDED.used_on"
-		" WHERE u.used_on < EXCLUDED.used_on",
+	static StoreQuery exists = {
+		"SELECT FROM conduit.last_use WHERE connection_id = $1", 1, {UUIDOID}
+	};
+	static StoreQuery update = {
+		"UPDATE conduit.last_use SET used_on = $2 WHERE connection_id = ("
+		" SELECT connection_id FROM conduit.last_use WHERE connection_id = $1 AND used_on < $2"
+		" FOR NO KEY UPDATE SKIP LOCKED)",
 		2, {UUIDOID, DATEOID}
 	};
+	static StoreQuery insert = {
+		"INSERT INTO conduit.last_use (connection_id, used_on)"
+		" SELECT n.id, $2 FROM conduit.connection n WHERE n.id = $1",
+		2, {UUIDOID, DATEOID}
+	};
+	StoreArgs	key = {0};
+	StoreArgs	args = {0};
 
-	/* Somebody whose vend makes a connection live again wants it kept fresh. */
+	conduit_arg_uuid(&key, connection);
+	conduit_arg_uuid(&args, connection);
+	conduit_arg(&args, DateADTGetDatum(day));
+	conduit_store_run(conduit_store_run(&exists, &key) > 0 ? &update : &insert, &args);
+}
+
+/* Who makes an idle connection live again by a vend wants it kept fresh. */
+static void
+end_idleness(const pg_uuid_t *connection)
+{
 	static StoreQuery wake = {
 		"UPDATE conduit.credential SET refresh_at = due_at WHERE connection_id = ("
 		" SELECT connection_id FROM conduit.credential WHERE connection_id = $1"
@@ -127,6 +151,15 @@ conduit_due_write_last_use(void)
 		" FOR NO KEY UPDATE SKIP LOCKED)",
 		1, {UUIDOID}
 	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, connection);
+	conduit_store_run(&wake, &args);
+}
+
+int
+conduit_due_write_last_use(void)
+{
 	pg_uuid_t	connections[LAST_USE_BATCH];
 	DateADT		days[LAST_USE_BATCH];
 	StoreScope	scope;
@@ -139,14 +172,9 @@ conduit_due_write_last_use(void)
 		conduit_store_begin(&scope);
 		for (int i = 0; i < n; i++)
 		{
-			StoreArgs	args = {0};
-			StoreArgs	wake_args = {0};
-
-			conduit_arg_uuid(&args, &connections[i]);
-			conduit_arg(&args, DateADTGetDatum(days[i]));
-			conduit_store_run(&upsert, &args);
-			conduit_arg_uuid(&wake_args, &connections[i]);
-			conduit_store_run(&wake, &wake_args);
+			write_use(&connections[i], days[i]);
+			if (conduit_refresh_idle > 0)
+				end_idleness(&connections[i]);
 		}
 		conduit_store_end(&scope);
 	}

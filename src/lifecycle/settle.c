@@ -42,61 +42,75 @@ typedef struct LockedCredential
 	TimestampTz refresh_expires_at;
 } LockedCredential;
 
+/* Nodes that point into *buffer, a copy of extra that the caller wipes. */
 static ConduitJson *
-parse_extra(const SecretText *extra)
+parse_extra(const SecretText *extra, char **buffer)
 {
 	const char *problem;
-	char	   *buffer;
+	ConduitJson *json;
 
+	*buffer = NULL;
 	if (extra->data == NULL)
 		return NULL;
-	buffer = palloc(extra->length + 1);
-	memcpy(buffer, extra->data, extra->length);
-	buffer[extra->length] = '\0';
-	return conduit_json_parse(buffer, extra->length, &problem);
+	*buffer = palloc(extra->length + 1);
+	memcpy(*buffer, extra->data, extra->length);
+	(*buffer)[extra->length] = '\0';
+	json = conduit_json_parse(*buffer, extra->length, &problem);
+	return json != NULL && json->type == CONDUIT_JSON_OBJECT ? json : NULL;
 }
 
-/*
- * What the first answer said beyond tokens (an instance's URL, say) need not
- * be repeated by later ones: keys that the new answer lacks are kept.
- */
+/* Add the members of one object that the other lacks. */
 static void
-merge_extra(const SecretText *old, SecretText *new)
+add_missing_members(ConduitJson *object, ConduitJson *from)
 {
-	ConduitJson *before = parse_extra(old);
-	ConduitJson *after = parse_extra(new);
-	ConduitJson *last;
+	ConduitJson *last = object->first;
 
-	if (before == NULL || before->type != CONDUIT_JSON_OBJECT)
-		return;
-	if (after == NULL || after->type != CONDUIT_JSON_OBJECT)
-	{
-		*new = *old;
-		return;
-	}
-	for (last = after->first; last != NULL && last->next != NULL;)
+	while (last != NULL && last->next != NULL)
 		last = last->next;
-	for (ConduitJson *member = before->first, *next; member != NULL; member = next)
+	for (ConduitJson *member = from->first, *next; member != NULL; member = next)
 	{
 		next = member->next;
-		if (conduit_json_get(after, member->key) != NULL)
+		if (conduit_json_get(object, member->key) != NULL)
 			continue;
 		member->next = NULL;
 		if (last == NULL)
-			after->first = member;
+			object->first = member;
 		else
 			last->next = member;
 		last = member;
 	}
+}
 
+/*
+ * What the first answer said beyond tokens (an instance's URL, say) need not
+ * be repeated by later ones: keys that the new answer lacks are kept.  The
+ * result is a copy of its own.
+ */
+static void
+merge_extra(const SecretText *old, SecretText *new)
+{
+	char	   *old_buffer;
+	char	   *new_buffer;
+	ConduitJson *before = parse_extra(old, &old_buffer);
+	ConduitJson *after = parse_extra(new, &new_buffer);
+	int			new_length = new->length;
+	StringInfoData merged;
+
+	if (before != NULL)
 	{
-		StringInfoData merged;
-
+		if (after != NULL)
+			add_missing_members(after, before);
 		initStringInfo(&merged);
-		conduit_json_write(&merged, after);
+		conduit_json_write(&merged, after != NULL ? after : before);
+		if (new->data != NULL)
+			conduit_wipe(unconstify(char *, new->data), new->length);
 		new->data = merged.data;
 		new->length = merged.len;
 	}
+	if (old_buffer != NULL)
+		conduit_wipe(old_buffer, old->length);
+	if (new_buffer != NULL)
+		conduit_wipe(new_buffer, new_length);
 }
 
 SealStatus
@@ -132,6 +146,7 @@ conduit_refresh_seal(RefreshFlight *flight)
 		conduit_wipe_opened(&opened);
 	if (status == SEAL_OK)
 	{
+		conduit_token_grant_wipe(grant);
 		flight->access = access;
 		flight->refresh = refresh;
 		flight->sealed = true;

@@ -282,6 +282,7 @@ store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *bu
 	conduit_adoption_note_use(false);
 	generation = lock_generation(id);
 	write_credential(&place, connector, &grant, Max(generation, row->last_generation) + 1, now);
+	conduit_token_grant_wipe(&grant);
 	record_client(row, connector);
 	if (strcmp(row->status, "NEEDS_REAUTH") == 0)
 	{

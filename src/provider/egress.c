@@ -296,7 +296,7 @@ parse_list(void)
 
 			/* Sessions have a list too; the workers' lines are enough. */
 			if (!good && complain)
-				ereport(IsBackgroundWorker ? LOG : DEBUG1,
+				ereport(conduit_in_background_worker() ? LOG : DEBUG1,
 						(errmsg("entry %d of \"conduit.egress_allow\" is ignored", position),
 						 errdetail("It is neither a host name nor an address or network in CIDR notation."),
 						 errhidestmt(true), errhidecontext(true)));

@@ -170,6 +170,16 @@ may_change_extension(Node *stmt)
 	}
 }
 
+/* What the worker of this or another database is to be told at commit. */
+static void
+note_consequences(Node *stmt)
+{
+	if (may_change_extension(stmt) && conduit_roster_known(MyDatabaseId))
+		conduit_at_commit(NUDGE_CHECK, DT_NOEND);
+	else if (IsA(stmt, AlterDatabaseSetStmt))
+		conduit_restart_at_commit(get_database_oid(((AlterDatabaseSetStmt *) stmt)->dbname, true));
+}
+
 static void
 run_utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityContext context,
 			ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
@@ -214,8 +224,8 @@ conduit_process_utility(PlannedStmt *pstmt, const char *query, bool read_only, P
 		run_with_hold(database, how, UTILITY_ARGUMENTS);
 		return;
 	}
-	if (conduit_area_attached() && may_change_extension(pstmt->utilityStmt))
-		conduit_at_commit(NUDGE_CHECK, DT_NOEND);
+	if (conduit_area_attached())
+		note_consequences(pstmt->utilityStmt);
 	run_utility(UTILITY_ARGUMENTS);
 }
 

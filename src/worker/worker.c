@@ -67,7 +67,7 @@
 
 static struct
 {
-	bool		leaving;
+	bool		restart;		/* settings of the database have changed */
 	RosterPause pause;
 	bool		check;			/* the extension or its identity may have changed */
 	bool		tell;			/* there may be events without a number */
@@ -744,6 +744,8 @@ keep_house(void)
 		begin_transaction();
 		n = conduit_due_write_last_use();
 		commit_transaction();
+		if (n > 0 && conduit_refresh_idle > 0)
+			worker.full_scan_at = 0;	/* some may be due again */
 	} while (n > 0);
 	do
 	{
@@ -780,6 +782,8 @@ take_nudges(void)
 	TimestampTz earliest_due;
 	uint32		nudges = conduit_roster_take_nudges(&earliest_due);
 
+	if (nudges & NUDGE_RESTART)
+		worker.restart = true;
 	if (nudges & NUDGE_CHECK)
 		worker.check = true;
 	if (nudges & NUDGE_EVENTS)
@@ -961,7 +965,7 @@ should_leave(void)
 
 	if (leave == ROSTER_LEAVE_NOW)
 		proc_exit(0);
-	return ShutdownRequestPending || leave == ROSTER_DRAIN;
+	return ShutdownRequestPending || worker.restart || leave == ROSTER_DRAIN;
 }
 
 static void
