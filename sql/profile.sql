@@ -82,6 +82,8 @@ AS $$
 DECLARE
 	ranks CONSTANT text[] := '{monitor,app,service,admin}';
 	rank int := pg_catalog.array_position(ranks, profile);
+	home CONSTANT name := (SELECT n.nspname FROM pg_catalog.pg_extension e
+		JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'conduit');
 	role oid;
 	login text;
 	granted record;
@@ -96,8 +98,9 @@ BEGIN
 			DETAIL = 'profile', HINT = 'It is monitor, app, service or admin.';
 	END IF;
 	IF rank > 1 THEN
-		FOREACH login IN ARRAY pg_catalog.regexp_split_to_array(pg_catalog.current_setting('conduit.claims_login_roles'), '\s*,\s*')
+		FOREACH login IN ARRAY pg_catalog.string_to_array(pg_catalog.current_setting('conduit.claims_login_roles'), ',')
 		LOOP
+			login := pg_catalog.btrim(login, E' \t\n"');
 			IF EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = login)
 				AND pg_catalog.pg_has_role(login, role, 'MEMBER')
 			THEN
@@ -113,13 +116,15 @@ BEGIN
 		SELECT p.oid::pg_catalog.regprocedure AS signature
 		FROM pg_catalog.pg_proc p
 		JOIN conduit.profile f ON f.function_name = p.proname
-		JOIN pg_catalog.pg_extension e ON e.extname = 'conduit' AND e.extnamespace = p.pronamespace
+		JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+		JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'conduit'
 		WHERE pg_catalog.array_position(ranks, f.least_profile) <= rank
 	LOOP
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %I', granted.signature, role_name);
 	END LOOP;
-	IF NOT pg_catalog.has_schema_privilege(role, '@extschema@', 'USAGE') THEN
-		EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I', '@extschema@', role_name);
+	IF NOT pg_catalog.has_schema_privilege(role, home, 'USAGE') THEN
+		EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I', home, role_name);
 	END IF;
 END
 $$;
@@ -133,6 +138,8 @@ CREATE FUNCTION @extschema@.conduit_ungrant(role_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	home CONSTANT name := (SELECT n.nspname FROM pg_catalog.pg_extension e
+		JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'conduit');
 	granted record;
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role_name) THEN
@@ -143,12 +150,14 @@ BEGIN
 		SELECT p.oid::pg_catalog.regprocedure AS signature
 		FROM pg_catalog.pg_proc p
 		JOIN conduit.profile f ON f.function_name = p.proname
-		JOIN pg_catalog.pg_extension e ON e.extname = 'conduit' AND e.extnamespace = p.pronamespace
+		JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+		JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'conduit'
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %I CASCADE', granted.signature, role_name);
 	END LOOP;
-	IF '@extschema@' <> 'public' THEN
-		EXECUTE pg_catalog.format('REVOKE USAGE ON SCHEMA %I FROM %I CASCADE', '@extschema@', role_name);
+	IF home <> 'public' THEN
+		EXECUTE pg_catalog.format('REVOKE USAGE ON SCHEMA %I FROM %I CASCADE', home, role_name);
 	END IF;
 END
 $$;

@@ -1,13 +1,8 @@
 -- Assembled by make from the parts in sql/, in the order the Makefile gives.
 \echo Use "CREATE EXTENSION conduit" to load this file. \quit
 
--- A plain CREATE SCHEMA: it fails where somebody has prepared one, and the
--- schema goes with the extension.
-CREATE SCHEMA conduit;
-REVOKE ALL ON SCHEMA conduit FROM PUBLIC;
-COMMENT ON SCHEMA conduit IS 'Tables and internals of Conduit; private to its owner';
-
--- The public functions may not share a schema with what is private.
+-- The public functions may not share a schema with what is private.  First, for
+-- that schema is there and CREATE SCHEMA would only say so.
 DO $$
 BEGIN
 	IF (SELECT n.nspname FROM pg_catalog.pg_extension e
@@ -20,6 +15,12 @@ BEGIN
 	END IF;
 END
 $$;
+
+-- A plain CREATE SCHEMA: it fails where somebody has prepared one, and the
+-- schema goes with the extension.
+CREATE SCHEMA conduit;
+REVOKE ALL ON SCHEMA conduit FROM PUBLIC;
+COMMENT ON SCHEMA conduit IS 'Tables and internals of Conduit; private to its owner';
 
 -- Text that is compared for identity is in collation C: one order everywhere,
 -- whatever the database's locale or its library's version.
@@ -150,6 +151,7 @@ CREATE TABLE conduit.flight (
 	origin			text COLLATE "C" NOT NULL,
 	account			text COLLATE "C",
 	client_id		text COLLATE "C",
+	params			jsonb NOT NULL,
 	outcome			text COLLATE "C",
 	code			text,
 	reply_at		timestamptz,

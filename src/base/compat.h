@@ -41,6 +41,13 @@
 #define conduit_in_background_worker() IsBackgroundWorker
 #endif
 
+/* 17 has one more time limit that ALTER DATABASE could set for a worker. */
+#if PG_VERSION_NUM >= 170000
+#define CONDUIT_VERSION_PINS {"transaction_timeout", "0"},
+#else
+#define CONDUIT_VERSION_PINS
+#endif
+
 /* 17 gave extensions wait events of their own; allocated at first use. */
 #if PG_VERSION_NUM >= 170000
 #define conduit_wait_event(cache, name) \

@@ -146,7 +146,7 @@ conduit_settings_define(void)
 							"Sets the largest answer that is accepted from a token endpoint.",
 							NULL,
 							&conduit_max_response_size,
-							64, 1, 16 * 1024,
+							64, 1, 512,
 							PGC_SIGHUP,
 							GUC_UNIT_KB,
 							NULL, NULL, NULL);

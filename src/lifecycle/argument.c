@@ -98,7 +98,7 @@ conduit_slug_argument(FunctionCallInfo fcinfo, int n)
 
 	if (slug == NULL || !conduit_connector_slug_valid(slug))
 		conduit_bad_argument("invalid connector", "slug",
-							 "A slug is a lower-case letter followed by up to 62 lower-case letters, digits, hyphens or underscores.");
+							 "A slug is of lower-case letters and digits, begins with a letter, may have single hyphens or underscores between, and up to 63 characters.");
 	return slug;
 }
 

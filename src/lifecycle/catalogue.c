@@ -154,17 +154,24 @@ conduit_catalogue_require(const char *slug, bool new_use)
 	return connector;
 }
 
-/* Raise 42501 for a built-in slug; returns whether the slug is registered. */
+/*
+ * Raise 42501 for a built-in slug; returns whether the slug is registered.
+ * Locks the row, against open transactions that refer to it only if it is to
+ * be dropped.
+ */
 static bool
-check_not_builtin(const char *slug)
+check_not_builtin(const char *slug, bool drop)
 {
-	static StoreQuery lock = {
+	static StoreQuery lock_to_change = {
+		"SELECT builtin FROM conduit.connector WHERE slug = $1 FOR NO KEY UPDATE", 1, {TEXTOID}
+	};
+	static StoreQuery lock_to_drop = {
 		"SELECT builtin FROM conduit.connector WHERE slug = $1 FOR UPDATE", 1, {TEXTOID}
 	};
 	StoreArgs	args = {0};
 
 	conduit_arg_text(&args, slug);
-	if (conduit_store_run(&lock, &args) == 0)
+	if (conduit_store_run(drop ? &lock_to_drop : &lock_to_change, &args) == 0)
 		return false;
 	if (conduit_row_bool(0, 1))
 		ereport(ERROR,
@@ -285,7 +292,7 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 		conduit_bad_argument("invalid connector definition", "null", "Pass a JSON object.");
 	object = conduit_parse_object(definition, "invalid connector definition");
 	extends = conduit_json_get(object, "extends");
-	if (extends != NULL)
+	if (extends != NULL && extends->type != CONDUIT_JSON_NULL)
 	{
 		base = conduit_json_string(extends);
 		if (base == NULL || !conduit_connector_slug_valid(base))
@@ -294,7 +301,7 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 	}
 
 	conduit_store_begin(&scope);
-	(void) check_not_builtin(slug);
+	(void) check_not_builtin(slug, false);
 	check_chain(slug, base);
 	conduit_arg_text(&args, slug);
 	conduit_arg_text(&args, base);
@@ -324,7 +331,7 @@ conduit_drop_connector(PG_FUNCTION_ARGS)
 	StoreScope	scope;
 
 	conduit_store_begin(&scope);
-	if (!check_not_builtin(slug))
+	if (!check_not_builtin(slug, true))
 		conduit_bad_argument("unknown connector", "unknown_connector",
 							 "conduit_connectors() lists those there are.");
 	conduit_arg_text(&args, slug);

@@ -119,8 +119,12 @@ check_row(const pg_uuid_t *connection, int64 generation, bool forced, bool unask
 		return ANSWER_NEWER;
 	if (conduit_row_isnull(0, C_REFRESH))
 		return ANSWER_NOT_REFRESHABLE;
+
+	/* A token that may have been used already, and a provider that asks for
+	 * time, are not to be hurried by anybody. */
 	if (!TIMESTAMP_IS_NOEND(next_attempt_at) && next_attempt_at > now &&
-		(!forced || (last_error && strcmp(last_error, "throttled") == 0)))
+		(!forced || conduit_row_bool(0, C_IN_DOUBT) ||
+		 (last_error && strcmp(last_error, "throttled") == 0)))
 		return ANSWER_DEFERRED;
 	if (unasked && conduit_row_time(0, C_REFRESH_AT) > now)
 		return ANSWER_DEFERRED;
@@ -145,6 +149,7 @@ make_flight(const pg_uuid_t *connection)
 	flight->in_doubt = conduit_row_bool(0, C_IN_DOUBT);
 	flight->account = conduit_row_text(0, C_ACCOUNT, context);
 	flight->client_id = conduit_row_text(0, C_CLIENT_ID, context);
+	flight->params = conduit_row_text(0, C_PARAMS, context);
 	flight->access = conduit_row_bytea(0, C_ACCESS, context);
 	flight->refresh = conduit_row_bytea(0, C_REFRESH, context);
 	return flight;
@@ -152,10 +157,10 @@ make_flight(const pg_uuid_t *connection)
 
 /* Where the request goes: nowhere but to the origin that the token is bound to. */
 static void
-find_endpoint(RefreshFlight *flight, const char *params)
+find_endpoint(RefreshFlight *flight)
 {
 	MemoryContext old = MemoryContextSwitchTo(flight->context);
-	ConduitJson *json = conduit_parse_object(params, "invalid params");
+	ConduitJson *json = conduit_parse_object(flight->params, "invalid params");
 	const char *problem;
 	const char *variable;
 
@@ -195,17 +200,18 @@ write_claim(RefreshFlight *flight)
 {
 	static StoreQuery claim = {
 		"INSERT INTO conduit.flight AS f (connection_id, generation, attempt, in_doubt, incarnation, claimed_at,"
-		" tenant, owner, connector, origin, account, client_id)"
-		" VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+		" tenant, owner, connector, origin, account, client_id, params)"
+		" VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13::pg_catalog.jsonb)"
 		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
 		" attempt = CASE WHEN f.generation = EXCLUDED.generation THEN f.attempt + 1 ELSE 1 END,"
 		" in_doubt = EXCLUDED.in_doubt OR (f.generation = EXCLUDED.generation AND $12),"
 		" incarnation = EXCLUDED.incarnation, claimed_at = EXCLUDED.claimed_at,"
-		" account = EXCLUDED.account, client_id = EXCLUDED.client_id, origin = EXCLUDED.origin"
+		" account = EXCLUDED.account, client_id = EXCLUDED.client_id, origin = EXCLUDED.origin,"
+		" params = EXCLUDED.params"
 		" WHERE f.incarnation <> EXCLUDED.incarnation AND f.outcome IS NULL"
 		" RETURNING attempt, in_doubt",
-		12, {UUIDOID, INT8OID, BOOLOID, UUIDOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-		TEXTOID, TEXTOID, BOOLOID}
+		13, {UUIDOID, INT8OID, BOOLOID, UUIDOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		TEXTOID, TEXTOID, BOOLOID, TEXTOID}
 	};
 	StoreArgs	args = {0};
 
@@ -221,6 +227,7 @@ write_claim(RefreshFlight *flight)
 	conduit_arg_text(&args, flight->account);
 	conduit_arg_text(&args, flight->client_id);
 	conduit_arg(&args, BoolGetDatum(flight->connector->refresh_rotates));
+	conduit_arg_text(&args, flight->params);
 	if (conduit_store_run(&claim, &args) == 0)
 		return false;
 	flight->attempt = conduit_row_int32(0, 1);
@@ -236,7 +243,6 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 {
 	TimestampTz now = conduit_now();
 	RequestAnswer answer;
-	char	   *params;
 	int64		revision;
 	bool		builtin;
 
@@ -247,12 +253,11 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 	if (answer != ANSWER_NONE)
 		return answer;
 
-	params = conduit_row_text(0, C_PARAMS, CurrentMemoryContext);
 	revision = conduit_row_int64(0, C_REVISION);
 	builtin = conduit_row_bool(0, C_BUILTIN);
 	*flight = make_flight(connection);
 	(*flight)->connector = conduit_catalogue_get((*flight)->place.connector, revision);
-	find_endpoint(*flight, params);
+	find_endpoint(*flight);
 	if (!has_outcome(*flight))
 		find_client(*flight, builtin);
 	if (write_claim(*flight))
@@ -403,6 +408,8 @@ conduit_refresh_free(RefreshFlight *flight)
 	conduit_token_grant_wipe(&flight->outcome.grant);
 	if (flight->is_open)
 		conduit_wipe_opened(&flight->opened);
+	if (flight->client != NULL && flight->client->environment_secret != NULL)
+		conduit_wipe(flight->client->environment_secret, strlen(flight->client->environment_secret));
 	MemoryContextDelete(flight->context);
 }
 
@@ -412,7 +419,8 @@ conduit_refresh_void_claims(pg_uuid_t **connections, int64 **generations)
 	static StoreQuery clean = {
 		"DELETE FROM conduit.flight f WHERE f.outcome IS NULL AND f.incarnation <> $1 AND NOT EXISTS ("
 		" SELECT FROM conduit.credential c WHERE c.connection_id = f.connection_id"
-		" AND c.generation = f.generation AND c.status = 'ACTIVE' AND c.refresh IS NOT NULL)",
+		" AND c.generation = f.generation AND c.status = 'ACTIVE' AND c.refresh IS NOT NULL)"
+		" OR NOT EXISTS (SELECT FROM conduit.connector k WHERE k.slug = f.connector)",
 		1, {UUIDOID}
 	};
 	static StoreQuery select = {

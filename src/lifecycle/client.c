@@ -17,6 +17,7 @@
 #include "base/report.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/catalogue.h"
+#include "lifecycle/credential.h"
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
 
@@ -27,15 +28,10 @@
 PG_FUNCTION_INFO_V1(conduit_set_client);
 PG_FUNCTION_INFO_V1(conduit_retire_client);
 
-/*
- * The origin a client's secret is bound to: scheme and authority of the
- * token_url as it is written, variables and all.  A connector whose token_url
- * is changed to another host can no longer open the secret.
- */
+/* Scheme and authority of a URL template as it is written, variables and all. */
 static char *
-client_origin(const ConduitConnector *connector)
+template_origin(const char *url)
 {
-	const char *url = connector->token_url ? connector->token_url : "";
 	const char *authority = strstr(url, "://");
 	const char *end = authority ? strpbrk(authority + 3, "/?") : NULL;
 	char	   *origin = pnstrdup(url, end ? end - url : strlen(url));
@@ -45,11 +41,25 @@ client_origin(const ConduitConnector *connector)
 	return origin;
 }
 
+/*
+ * The origin a client's secret is bound to: that of every endpoint it is sent
+ * to.  A connector one of whose endpoints is moved to another host can no
+ * longer open the secret.
+ */
+static char *
+client_origin(const ConduitConnector *connector)
+{
+	char	   *origin = template_origin(connector->token_url ? connector->token_url : "");
+	char	   *refresh = connector->refresh_url ? template_origin(connector->refresh_url) : origin;
+
+	return strcmp(origin, refresh) == 0 ? origin : psprintf("%s %s", origin, refresh);
+}
+
 static SealPlace
 secret_place(const pg_uuid_t *id, const char *tenant, const ConduitConnector *connector, const char *origin)
 {
 	SealPlace	place = {
-		.purpose = "client",.row = id,.connection = id,.tenant = tenant,.owner = "",
+		.purpose = "client",.row = id,.connection = id,.tenant = conduit_place_text(tenant),.owner = "",
 		.connector = connector->slug,.field = "secret",.generation = 0,.origin = origin
 	};
 

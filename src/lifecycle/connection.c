@@ -226,13 +226,15 @@ check_may_vend(Oid caller)
 {
 	static StoreQuery select = {
 		"SELECT pg_catalog.has_function_privilege($1, p.oid, 'EXECUTE') FROM pg_catalog.pg_proc p"
-		" WHERE p.proname = 'conduit_vend' AND p.pronamespace = $2",
+		" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid"
+		" AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = $2 AND d.deptype = 'e'"
+		" WHERE p.proname = 'conduit_vend'",
 		2, {OIDOID, OIDOID}
 	};
 	StoreArgs	args = {0};
 
 	conduit_arg(&args, ObjectIdGetDatum(caller));
-	conduit_arg(&args, ObjectIdGetDatum(conduit_extension(false)->schema));
+	conduit_arg(&args, ObjectIdGetDatum(conduit_extension(false)->oid));
 	if (conduit_store_run(&select, &args) == 0 || !conduit_row_bool(0, 1))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -13,6 +13,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "executor/tuptable.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -139,8 +140,19 @@ copy_view(TupleTableSlot *slot, CredentialView *view)
 	view->access = isnull ? NULL : DatumGetByteaPCopy(value);
 }
 
+/* Compared before anything else is read: the row may be somebody else's. */
+static bool
+column_equals(TupleTableSlot *slot, CredentialColumn which, const char *expected)
+{
+	bool		isnull;
+	text	   *value = DatumGetTextPP(column(slot, which, &isnull));
+
+	return VARSIZE_ANY_EXHDR(value) == strlen(expected) &&
+		memcmp(VARDATA_ANY(value), expected, VARSIZE_ANY_EXHDR(value)) == 0;
+}
+
 bool
-conduit_credential_read(const pg_uuid_t *connection, CredentialView *view)
+conduit_credential_read(const pg_uuid_t *connection, const char *owner, const char *tenant, CredentialView *view)
 {
 	Relation	table;
 	Relation	index;
@@ -164,7 +176,8 @@ conduit_credential_read(const pg_uuid_t *connection, CredentialView *view)
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(connection));
 	scan = conduit_index_beginscan(table, index, snapshot, 1);
 	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	found = index_getnext_slot(scan, ForwardScanDirection, slot) &&
+		column_equals(slot, COLUMN_OWNER, owner) && column_equals(slot, COLUMN_TENANT, tenant);
 	if (found)
 	{
 		view->place.connection = *connection;
@@ -179,12 +192,19 @@ conduit_credential_read(const pg_uuid_t *connection, CredentialView *view)
 	return found;
 }
 
+const char *
+conduit_place_text(const char *text)
+{
+	return pg_server_to_any(text, strlen(text), PG_UTF8);
+}
+
 SealPlace
 conduit_credential_seal_place(const CredentialPlace *place, const char *field, int64 generation)
 {
 	SealPlace	seal_place = {
 		.purpose = "credential",.row = &place->connection,.connection = &place->connection,
-		.tenant = place->tenant,.owner = place->owner,.connector = place->connector,
+		.tenant = conduit_place_text(place->tenant),.owner = conduit_place_text(place->owner),
+		.connector = place->connector,
 		.field = field,.generation = generation,.origin = place->origin
 	};
 

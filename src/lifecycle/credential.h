@@ -43,14 +43,21 @@ typedef struct CredentialView
 	bool		own;			/* written by the current transaction */
 } CredentialView;
 
+/*
+ * conduit_place_text returns a text as it stands in a SealPlace: in UTF-8, so
+ * that a dump restored into a database of another encoding opens.
+ */
+extern const char *conduit_place_text(const char *text);
+
 extern SealPlace conduit_credential_seal_place(const CredentialPlace *place, const char *field, int64 generation);
 
 /*
  * conduit_credential_read reads the newest committed row (or the current
  * transaction's own) directly, by primary key, without locking it and without
- * keeping any lock.  False if there is none.
+ * keeping any lock.  False if there is none for this owner and tenant.
  */
-extern bool conduit_credential_read(const pg_uuid_t *connection, CredentialView *view);
+extern bool conduit_credential_read(const pg_uuid_t *connection, const char *owner, const char *tenant,
+									CredentialView *view);
 
 /*
  * conduit_credential_seal_grant seals the parts of a grant for a generation;

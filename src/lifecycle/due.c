@@ -13,10 +13,18 @@
 #include "utils/date.h"
 
 #include "base/settings.h"
+#include "base/clock.h"
 #include "lifecycle/store.h"
 #include "shared/last_use.h"
 
 #define LAST_USE_BATCH 1000
+
+/*
+ * How far to look for what comes next, in seconds: nobody sleeps longer.  What
+ * was refreshed early lies dead in the index ahead, and while somebody's old
+ * snapshot keeps it, going past it costs.
+ */
+#define LOOK_AHEAD 60
 
 static int
 copy_rows(uint64 n, MemoryContext context, DueRow **rows)
@@ -70,15 +78,16 @@ TimestampTz
 conduit_due_next(TimestampTz after)
 {
 	static StoreQuery select = {
-		"SELECT refresh_at FROM conduit.credential WHERE refresh_at > $1 ORDER BY refresh_at LIMIT 1",
-		1, {TIMESTAMPTZOID}
+		"SELECT refresh_at FROM conduit.credential WHERE refresh_at > $1 AND refresh_at < $2 ORDER BY refresh_at LIMIT 1",
+		2, {TIMESTAMPTZOID, TIMESTAMPTZOID}
 	};
 	StoreArgs	args = {0};
 	StoreScope	scope;
-	TimestampTz next = DT_NOEND;
+	TimestampTz next = conduit_time_add(after, LOOK_AHEAD);
 
 	conduit_store_begin(&scope);
 	conduit_arg(&args, TimestampTzGetDatum(after));
+	conduit_arg(&args, TimestampTzGetDatum(next));
 	if (conduit_store_run(&select, &args) > 0)
 		next = conduit_row_time(0, 1);
 	conduit_store_end(&scope);

@@ -28,7 +28,7 @@ typedef struct DueRow
  */
 extern int	conduit_due_scan(TimestampTz from, TimestampTz to, List *excluded, int max, DueRow **rows);
 
-/* The first refresh_at after a time, DT_NOEND if there is none. */
+/* The first refresh_at after a time, or a minute after it if there is none by then. */
 extern TimestampTz conduit_due_next(TimestampTz after);
 
 /* conduit_due_batch lists up to max due credentials of a tenant, oldest expiry first. */

@@ -10,8 +10,10 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/tuplestore.h"
@@ -166,6 +168,7 @@ conduit_stats(PG_FUNCTION_ARGS)
 typedef struct Findings
 {
 	ReturnSetInfo *rsinfo;
+	bool		sees_settings;	/* the caller may read conduit.keyring_file */
 } Findings;
 
 static void
@@ -220,7 +223,8 @@ examine_vault(Findings *findings)
 
 	if (conduit_keyring_problem() != NULL)
 		finding(findings, ring ? "warning" : "error",
-				psprintf("keyring_%s", conduit_keyring_problem_code()), conduit_keyring_problem(),
+				psprintf("keyring_%s", conduit_keyring_problem_code()),
+				findings->sees_settings ? conduit_keyring_problem() : "the keyring cannot be used",
 				"Write a file with a line such as k1:<base64 of 32 random bytes>, owned by the server's user, mode 0600, outside of the data directory; set conduit.keyring_file to its path and reload.");
 	for (int i = 0; ring != NULL && i < ring->nkeys; i++)
 	{
@@ -364,7 +368,10 @@ examine_settings(Findings *findings)
 Datum
 conduit_doctor(PG_FUNCTION_ARGS)
 {
-	Findings	findings = {(ReturnSetInfo *) fcinfo->resultinfo};
+	Findings	findings = {
+		.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo,
+		.sees_settings = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_SETTINGS)
+	};
 	StoreScope	scope;
 
 	InitMaterializedSRF(fcinfo, 0);

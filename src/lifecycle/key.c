@@ -86,24 +86,32 @@ primary_or_raise(void)
 	return primary;
 }
 
+/* What another table said, before the extension was created again, is void. */
+static void
+forget_verified(void)
+{
+	ConduitKeyring *ring = conduit_keyring_get();
+
+	for (int i = 0; ring != NULL && i < ring->nkeys; i++)
+		ring->keys[i].verified = false;
+	verified_in = conduit_table("key");
+}
+
 static KeyState
 verify_primary(ConduitKey *primary)
 {
 	StoreScope	scope;
 	KeyState	state;
 
-	if (primary->verified && verified_in == conduit_table("key"))
+	if (verified_in != conduit_table("key"))
+		forget_verified();
+	if (primary->verified)
 		return KEY_MATCHES;
-	primary->verified = false;
 
 	conduit_store_begin(&scope);
 	state = look_up_key(primary);
 	conduit_store_end(&scope);
-	if (state == KEY_MATCHES)
-	{
-		primary->verified = true;
-		verified_in = conduit_table("key");
-	}
+	primary->verified = state == KEY_MATCHES;
 	return state;
 }
 
@@ -211,7 +219,7 @@ conduit_key_flush_wraps(void)
 	"  UNION ALL SELECT access FROM conduit.flight UNION ALL SELECT refresh FROM conduit.flight" \
 	"  UNION ALL SELECT access FROM conduit.revocation" \
 	"  UNION ALL SELECT refresh FROM conduit.revocation) b (blob)" \
-	" WHERE b.blob IS NOT NULL GROUP BY 1"
+	" WHERE pg_catalog.octet_length(b.blob) > 22 GROUP BY 1"
 
 /*
  * conduit_keyring() lists the keys of this process's ring and those that rows
@@ -225,7 +233,7 @@ conduit_keyring(PG_FUNCTION_ARGS)
 		"  SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))),"
 		" blobs (key, blobs) AS (" BLOB_KEYS "),"
 		" named (id, blobs) AS ("
-		"  SELECT pg_catalog.convert_from(pg_catalog.rtrim(key, '\\x00'::bytea), 'UTF8'), blobs FROM blobs),"
+		"  SELECT pg_catalog.encode(pg_catalog.rtrim(key, '\\x00'::bytea), 'escape'), blobs FROM blobs),"
 		" ids (id) AS (SELECT id FROM ring UNION SELECT id FROM conduit.key UNION SELECT id FROM named)"
 		" SELECT ids.id, COALESCE(ring.is_primary, false), ring.id IS NOT NULL,"
 		"  CASE WHEN ring.id IS NULL THEN 'missing' WHEN k.id IS NULL THEN 'unused'"

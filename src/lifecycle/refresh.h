@@ -40,7 +40,8 @@ typedef struct RefreshFlight
 	bool		in_doubt;		/* the token may have been used before */
 	char	   *account;
 	char	   *client_id;
-	const ConduitConnector *connector;
+	char	   *params;			/* JSON object text: where the request went */
+	const ConduitConnector *connector;	/* NULL: of a parked flight, not looked up yet */
 	char	   *endpoint;
 	ConduitClient *client;		/* NULL: none needed or none found */
 	int			secret;			/* which of the client's secrets is tried */
@@ -103,8 +104,11 @@ extern void conduit_refresh_park(RefreshFlight *flight);
 /* conduit_refresh_answer is what those who waited for a settled flight are told. */
 extern RequestAnswer conduit_refresh_answer(const RefreshFlight *flight, SettleResult result);
 
-/* conduit_refresh_load_parked reads up to max parked flights, in context. */
-extern List *conduit_refresh_load_parked(int max, MemoryContext context);
+/*
+ * conduit_refresh_load_parked reads up to max parked flights of connections
+ * after this one, in the order of their ids, into context.
+ */
+extern List *conduit_refresh_load_parked(const pg_uuid_t *after, int max, MemoryContext context);
 
 /* Void claims of former incarnations: those that nothing can come of are removed, the rest listed. */
 extern int	conduit_refresh_void_claims(pg_uuid_t **connections, int64 **generations);

@@ -44,9 +44,7 @@ void
 conduit_credential_entitled(const pg_uuid_t *connection, const char *owner, const char *tenant,
 							CredentialView *view)
 {
-	if (!conduit_credential_read(connection, view) ||
-		strcmp(view->place.owner, owner) != 0 ||
-		strcmp(view->place.tenant, tenant) != 0)
+	if (!conduit_credential_read(connection, owner, tenant, view))
 		raise_missing(connection, owner, tenant);
 	if (strcmp(view->status, "NEEDS_REAUTH") == 0)
 		conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "needs_reauth");

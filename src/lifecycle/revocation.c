@@ -59,15 +59,16 @@ conduit_revocation_queue_flight(const pg_uuid_t *connection, int64 generation,
 								const char *tenant, const char *owner,
 								const char *connector, const char *origin,
 								const char *account, const char *client_id,
+								const char *params,
 								const bytea *access, const bytea *refresh)
 {
 	static StoreQuery queue = {
 		"INSERT INTO conduit.revocation (connection_id, generation, tenant, owner, connector, origin,"
 		" account, client_id, params, access, refresh, queued_at)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8,"
-		" COALESCE((SELECT params FROM conduit.connection WHERE id = $1), '{}'), $9, $10, $11"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::pg_catalog.jsonb, $10, $11, $12"
 		" FROM conduit.connector k WHERE k.slug = $5 AND k.resolved ? 'revoke_url'",
-		11, {UUIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID, TIMESTAMPTZOID}
+		12, {UUIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		BYTEAOID, BYTEAOID, TIMESTAMPTZOID}
 	};
 	StoreArgs	args = {0};
 
@@ -79,6 +80,7 @@ conduit_revocation_queue_flight(const pg_uuid_t *connection, int64 generation,
 	conduit_arg_text(&args, origin);
 	conduit_arg_text(&args, account);
 	conduit_arg_text(&args, client_id);
+	conduit_arg_text(&args, params);
 	conduit_arg_bytea(&args, access);
 	conduit_arg_bytea(&args, refresh);
 	conduit_arg_time(&args, conduit_now());

@@ -27,6 +27,7 @@ extern void conduit_revocation_queue_flight(const pg_uuid_t *connection, int64 g
 											const char *tenant, const char *owner,
 											const char *connector, const char *origin,
 											const char *account, const char *client_id,
+											const char *params,
 											const bytea *access, const bytea *refresh);
 
 #endif							/* CONDUIT_REVOCATION_H */

@@ -18,6 +18,7 @@
 
 #include "base/report.h"
 #include "lifecycle/argument.h"
+#include "lifecycle/credential.h"
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
 #include "vault/seal.h"
@@ -102,7 +103,8 @@ copy_row(uint64 i, MemoryContext context, RewrapRow *row)
 	row->blobs[1] = conduit_row_bytea(i, 9, context);
 }
 
-static void
+/* Rewrap the blobs of a row; false if one of them cannot be. */
+static bool
 rewrap_row(RewrapTable *table, const RewrapRow *row)
 {
 	StoreArgs	args = {0};
@@ -112,27 +114,26 @@ rewrap_row(RewrapTable *table, const RewrapRow *row)
 	{
 		SealPlace	place = {
 			.purpose = table->purpose,.row = &row->connection,.connection = &row->connection,
-			.tenant = row->tenant,.owner = row->owner,.connector = row->connector,
-			.field = table->fields[i],.generation = row->generation,.origin = row->origin
+			.tenant = conduit_place_text(row->tenant),.owner = conduit_place_text(row->owner),
+			.connector = row->connector,.field = table->fields[i],.generation = row->generation,
+			.origin = row->origin
 		};
 		bytea	   *rewrapped = NULL;
-		SealStatus	status = row->blobs[i] ? conduit_rewrap_blob(&place, row->blobs[i], &rewrapped) : SEAL_OK;
 
-		if (status != SEAL_OK)
-		{
-			char		key_id[CONDUIT_KEY_ID_LEN + 1] = "";
-
-			(void) conduit_blob_key_id(row->blobs[i], key_id);
-			conduit_key_raise(status, key_id);
-		}
+		if (row->blobs[i] != NULL && conduit_rewrap_blob(&place, row->blobs[i], &rewrapped) != SEAL_OK)
+			return false;
 		conduit_arg_bytea(&args, rewrapped);
 	}
 	conduit_store_run(&table->update, &args);
+	return true;
 }
 
-/* Rewrap up to max rows of a table after its cursor; returns how many. */
+/*
+ * Look at up to max rows of a table after its cursor; returns how many there
+ * were, and adds to the two counts.
+ */
 static int
-rewrap_some(RewrapTable *table, const bytea *primary, int max)
+rewrap_some(RewrapTable *table, const bytea *primary, int max, int *rewrapped, int *resisting)
 {
 	StoreArgs	args = {0};
 	RewrapRow	rows[BATCH];
@@ -149,7 +150,10 @@ rewrap_some(RewrapTable *table, const bytea *primary, int max)
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		rewrap_row(table, &rows[i]);
+		if (rewrap_row(table, &rows[i]))
+			(*rewrapped)++;
+		else
+			(*resisting)++;
 	}
 	if (n > 0)
 		table->cursor = rows[n - 1].id;
@@ -169,26 +173,21 @@ padded_id(const ConduitKey *key)
 }
 
 /* Rewrap up to max rows of a table, going round once past its end. */
-static int
-rewrap_table(RewrapTable *table, const bytea *primary, int max)
+static void
+rewrap_table(RewrapTable *table, const bytea *primary, int max, int *rewrapped, int *resisting)
 {
 	static const pg_uuid_t start = {{0}};
 	bool		from_start = memcmp(&table->cursor, &start, sizeof(start)) == 0;
-	int			total = 0;
 
-	while (total < max)
+	while (*rewrapped < max)
 	{
-		int			n = rewrap_some(table, primary, max - total);
-
-		total += n;
-		if (n > 0)
+		if (rewrap_some(table, primary, max - *rewrapped, rewrapped, resisting) > 0)
 			continue;
 		table->cursor = start;
 		if (from_start)
 			break;
 		from_start = true;
 	}
-	return total;
 }
 
 /* conduit_rewrap(max_count) */
@@ -199,15 +198,23 @@ conduit_rewrap(PG_FUNCTION_ARGS)
 	ConduitKey *primary;
 	bytea	   *id;
 	StoreScope	scope;
-	int			total = 0;
+	int			rewrapped = 0;
+	int			resisting = 0;
 
 	conduit_key_prepare_to_seal();
 	primary = conduit_keyring_primary();
 	id = padded_id(primary);
 	conduit_store_begin(&scope);
-	for (int i = 0; i < lengthof(tables) && total < max; i++)
-		total += rewrap_table(&tables[i], id, max - total);
+	for (int i = 0; i < lengthof(tables) && rewrapped < max; i++)
+		rewrap_table(&tables[i], id, max, &rewrapped, &resisting);
 	conduit_store_end(&scope);
 	conduit_key_seal_done();
-	PG_RETURN_INT32(total);
+
+	/* They must not keep the others from the new key, nor go unnoticed. */
+	if (resisting > 0)
+		ereport(WARNING,
+				(errmsg("some rows cannot be opened and stay under the key they name"),
+				 errdetail("cannot_open %d", resisting),
+				 errhint("conduit_keyring() shows which keys are missing or wrong; store the damaged credentials again.")));
+	PG_RETURN_INT32(rewrapped);
 }

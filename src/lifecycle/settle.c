@@ -23,6 +23,9 @@
 #include "lifecycle/store.h"
 #include "shared/stats.h"
 
+/* A provider that adds keys with every answer must not fill the row. */
+#define MAX_EXTRA_LEN (128 * 1024)
+
 /* How often the last success of a client's secret is written down, in seconds. */
 #define LAST_SUCCESS_EVERY 3600
 
@@ -102,10 +105,13 @@ merge_extra(const SecretText *old, SecretText *new)
 			add_missing_members(after, before);
 		initStringInfo(&merged);
 		conduit_json_write(&merged, after != NULL ? after : before);
-		if (new->data != NULL)
-			conduit_wipe(unconstify(char *, new->data), new->length);
-		new->data = merged.data;
-		new->length = merged.len;
+		if (merged.len <= MAX_EXTRA_LEN)
+		{
+			if (new->data != NULL)
+				conduit_wipe(unconstify(char *, new->data), new->length);
+			new->data = merged.data;
+			new->length = merged.len;
+		}
 	}
 	if (old_buffer != NULL)
 		conduit_wipe(old_buffer, old->length);
@@ -231,8 +237,8 @@ apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
 	conduit_arg_time(&args, flight->reply_at);
 	conduit_arg_time(&args, refresh_expires_at);
 	conduit_arg(&args, Float8GetDatum(grant->lifetime));
-	conduit_arg_text(&args, grant->token_type);
-	conduit_arg_text(&args, grant->scope);
+	conduit_arg_utf8(&args, grant->token_type);
+	conduit_arg_utf8(&args, grant->scope);
 	conduit_arg_bytea(&args, flight->access);
 	conduit_arg_bytea(&args, flight->refresh);
 	conduit_store_run(&update, &args);
@@ -371,6 +377,9 @@ conduit_refresh_settle(RefreshFlight *flight)
 {
 	LockedCredential row;
 
+	if (flight->connector == NULL)
+		flight->connector = conduit_catalogue_get(flight->place.connector, -1);
+
 	switch (lock_rows(&flight->place.connection, &row))
 	{
 		case ROW_HELD:
@@ -384,7 +393,7 @@ conduit_refresh_settle(RefreshFlight *flight)
 				conduit_revocation_queue_flight(&flight->place.connection, flight->generation + 1,
 												flight->place.tenant, flight->place.owner,
 												flight->place.connector, flight->place.origin,
-												flight->account, flight->client_id,
+												flight->account, flight->client_id, flight->params,
 												flight->access, flight->refresh);
 			break;
 
@@ -423,6 +432,12 @@ conduit_refresh_park(RefreshFlight *flight)
 	bool		refreshed = outcome->outcome == OUTCOME_REFRESHED;
 	StoreArgs	args = {0};
 
+	/* Tokens that cannot be sealed are kept in memory until they can. */
+	if (refreshed && !flight->sealed)
+		ereport(ERROR,
+				(errmsg("a refreshed token waits in memory to be sealed"),
+				 errhint("Restore the keyring, then reload.")));
+
 	conduit_arg_uuid(&args, &flight->place.connection);
 	conduit_arg(&args, Int64GetDatum(flight->generation));
 	conduit_arg_text(&args, conduit_outcome_name(outcome->outcome));
@@ -433,8 +448,8 @@ conduit_refresh_park(RefreshFlight *flight)
 	conduit_arg_time(&args, refreshed ? grant->expires_at : DT_NOEND);
 	conduit_arg_time(&args, refreshed ? grant->refresh_expires_at : DT_NOEND);
 	conduit_arg(&args, Float8GetDatum(refreshed ? grant->lifetime : 0));
-	conduit_arg_text(&args, refreshed ? grant->token_type : NULL);
-	conduit_arg_text(&args, refreshed ? grant->scope : NULL);
+	conduit_arg_utf8(&args, refreshed ? grant->token_type : NULL);
+	conduit_arg_utf8(&args, refreshed ? grant->scope : NULL);
 	conduit_arg_bytea(&args, flight->sealed ? flight->access : NULL);
 	conduit_arg_bytea(&args, flight->sealed ? flight->refresh : NULL);
 	conduit_arg_text(&args, flight->client_id);
@@ -469,7 +484,7 @@ enum
 {
 	P_CONNECTION = 1, P_GENERATION, P_ATTEMPT, P_IN_DOUBT, P_TENANT, P_OWNER, P_CONNECTOR, P_ORIGIN,
 	P_ACCOUNT, P_CLIENT_ID, P_OUTCOME, P_CODE, P_REPLY_AT, P_RETRY_AFTER, P_ISSUED_AT, P_EXPIRES_AT,
-	P_REFRESH_EXPIRES_AT, P_LIFETIME, P_TOKEN_TYPE, P_SCOPE, P_ACCESS, P_REFRESH, P_REVISION
+	P_REFRESH_EXPIRES_AT, P_LIFETIME, P_TOKEN_TYPE, P_SCOPE, P_ACCESS, P_REFRESH, P_PARAMS
 };
 
 static RefreshFlight *
@@ -491,6 +506,7 @@ parked_flight(uint64 row, MemoryContext parent)
 	flight->in_doubt = conduit_row_bool(row, P_IN_DOUBT);
 	flight->account = conduit_row_text(row, P_ACCOUNT, context);
 	flight->client_id = conduit_row_text(row, P_CLIENT_ID, context);
+	flight->params = conduit_row_text(row, P_PARAMS, context);
 	flight->outcome.outcome = outcome_named(conduit_row_text(row, P_OUTCOME, context));
 	strlcpy(flight->outcome.code, code ? code : "", sizeof(flight->outcome.code));
 	flight->outcome.retry_after = conduit_row_float(row, P_RETRY_AFTER);
@@ -499,49 +515,39 @@ parked_flight(uint64 row, MemoryContext parent)
 	grant->expires_at = conduit_row_time(row, P_EXPIRES_AT);
 	grant->refresh_expires_at = conduit_row_time(row, P_REFRESH_EXPIRES_AT);
 	grant->lifetime = conduit_row_float(row, P_LIFETIME);
-	grant->token_type = conduit_row_text(row, P_TOKEN_TYPE, context);
-	grant->scope = conduit_row_text(row, P_SCOPE, context);
+	grant->token_type = conduit_row_utf8(row, P_TOKEN_TYPE, context);
+	grant->scope = conduit_row_utf8(row, P_SCOPE, context);
 	flight->access = conduit_row_bytea(row, P_ACCESS, context);
 	flight->refresh = conduit_row_bytea(row, P_REFRESH, context);
+	if (flight->outcome.outcome == OUTCOME_REFRESHED && flight->access == NULL)
+		flight->outcome.outcome = OUTCOME_UNKNOWN;	/* nobody parks that */
 	flight->sealed = flight->outcome.outcome == OUTCOME_REFRESHED;
 	flight->parked = true;
 	return flight;
 }
 
 List *
-conduit_refresh_load_parked(int max, MemoryContext context)
+conduit_refresh_load_parked(const pg_uuid_t *after, int max, MemoryContext context)
 {
 	static StoreQuery select = {
 		"SELECT f.connection_id, f.generation, f.attempt, f.in_doubt, f.tenant, f.owner, f.connector, f.origin,"
 		" f.account, f.client_id, f.outcome, f.code, f.reply_at, f.retry_after, f.issued_at, f.expires_at,"
-		" f.refresh_expires_at, f.lifetime, f.token_type, f.scope, f.access, f.refresh, k.revision"
-		" FROM conduit.flight f JOIN conduit.connector k ON k.slug = f.connector"
-		" WHERE f.outcome IS NOT NULL ORDER BY f.reply_at LIMIT $1",
-		1, {INT4OID}
+		" f.refresh_expires_at, f.lifetime, f.token_type, f.scope, f.access, f.refresh, f.params::pg_catalog.text"
+		" FROM conduit.flight f"
+		" WHERE f.outcome IS NOT NULL AND f.connection_id > $1 ORDER BY f.connection_id LIMIT $2",
+		2, {UUIDOID, INT4OID}
 	};
 	StoreArgs	args = {0};
 	List	   *flights = NIL;
-	ListCell   *cell;
-	int64	   *revisions;
 	MemoryContext old;
 	uint64		n;
 
+	conduit_arg_uuid(&args, after);
 	conduit_arg(&args, Int32GetDatum(max));
 	n = conduit_store_run(&select, &args);
 	old = MemoryContextSwitchTo(context);
-	revisions = palloc(sizeof(int64) * (n + 1));
 	for (uint64 i = 0; i < n; i++)
-	{
 		flights = lappend(flights, parked_flight(i, context));
-		revisions[i] = conduit_row_int64(i, P_REVISION);
-	}
 	MemoryContextSwitchTo(old);
-	foreach(cell, flights)
-	{
-		RefreshFlight *flight = lfirst(cell);
-
-		flight->connector = conduit_catalogue_get(flight->place.connector,
-												  revisions[foreach_current_index(cell)]);
-	}
 	return flights;
 }

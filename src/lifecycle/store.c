@@ -12,7 +12,9 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
+#include "common/string.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -106,6 +108,32 @@ conduit_arg_text(StoreArgs *args, const char *value)
 		conduit_arg(args, CStringGetTextDatum(value));
 }
 
+/* What came from a provider is UTF-8; a text that the server cannot hold is left out. */
+void
+conduit_arg_utf8(StoreArgs *args, const char *value)
+{
+	Oid			conversion;
+	int			length;
+	char	   *converted;
+
+	if (value == NULL || GetDatabaseEncoding() == PG_UTF8)
+	{
+		conduit_arg_text(args, value);
+		return;
+	}
+	conversion = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+	length = strlen(value);
+	converted = palloc(length * MAX_CONVERSION_GROWTH + 1);
+	if (OidIsValid(conversion) ?
+		pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(),
+									  (unsigned char *) value, length, (unsigned char *) converted,
+									  length * MAX_CONVERSION_GROWTH + 1, true) == length :
+		pg_is_ascii(value) && strcpy(converted, value) != NULL)
+		conduit_arg_text(args, converted);
+	else
+		conduit_arg_null(args);
+}
+
 void
 conduit_arg_time(StoreArgs *args, TimestampTz value)
 {
@@ -159,6 +187,18 @@ conduit_row_text(uint64 row, int column, MemoryContext context)
 	result = TextDatumGetCString(value);
 	MemoryContextSwitchTo(old);
 	return result;
+}
+
+char *
+conduit_row_utf8(uint64 row, int column, MemoryContext context)
+{
+	char	   *text = conduit_row_text(row, column, context);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	if (text != NULL)
+		text = pg_server_to_any(text, strlen(text), PG_UTF8);
+	MemoryContextSwitchTo(old);
+	return text;
 }
 
 bytea *

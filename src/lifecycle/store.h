@@ -61,6 +61,8 @@ extern uint64 conduit_store_run(StoreQuery *query, const StoreArgs *args);
 extern void conduit_arg(StoreArgs *args, Datum value);
 extern void conduit_arg_null(StoreArgs *args);
 extern void conduit_arg_text(StoreArgs *args, const char *value);	/* NULL: null */
+extern void conduit_arg_utf8(StoreArgs *args, const char *value);	/* null also if it has no
+																	 * form in the server's encoding */
 extern void conduit_arg_time(StoreArgs *args, TimestampTz value);	/* DT_NOEND: null */
 extern void conduit_arg_uuid(StoreArgs *args, const pg_uuid_t *value);
 extern void conduit_arg_bytea(StoreArgs *args, const bytea *value); /* NULL: null */
@@ -70,6 +72,7 @@ extern void conduit_arg_bytea(StoreArgs *args, const bytea *value); /* NULL: nul
  * Nulls come back as NULL, DT_NOEND and 0.
  */
 extern char *conduit_row_text(uint64 row, int column, MemoryContext context);
+extern char *conduit_row_utf8(uint64 row, int column, MemoryContext context);
 extern bytea *conduit_row_bytea(uint64 row, int column, MemoryContext context);
 extern TimestampTz conduit_row_time(uint64 row, int column);
 extern int64 conduit_row_int64(uint64 row, int column);

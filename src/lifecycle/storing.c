@@ -63,9 +63,10 @@ bad_secret(const char *problem, const char *hint)
 
 /*
  * The caller's text as UTF-8 in a buffer of our own; *length without its final
- * NUL.  Wiped by the caller.
+ * NUL.  Wiped by the caller.  Not inlined: its variables are none of those
+ * that the caller's PG_TRY must keep.
  */
-static char *
+pg_noinline static char *
 secret_buffer(text *secret, int *length)
 {
 	int			size = VARSIZE_ANY_EXHDR(secret);
@@ -231,8 +232,8 @@ write_credential(const CredentialPlace *place, const ConduitConnector *connector
 	conduit_arg_text(&args, place->owner);
 	conduit_arg_text(&args, place->connector);
 	conduit_arg_text(&args, place->origin);
-	conduit_arg_text(&args, grant->token_type);
-	conduit_arg_text(&args, grant->scope);
+	conduit_arg_utf8(&args, grant->token_type);
+	conduit_arg_utf8(&args, grant->scope);
 	conduit_arg_bytea(&args, access);
 	conduit_arg_bytea(&args, refresh);
 	conduit_store_run(&upsert, &args);
@@ -258,20 +259,19 @@ record_client(const ConnectionRow *row, const ConduitConnector *connector)
 }
 
 static void
-store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *buffer, int length)
+store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *buffer, int length, TokenGrant *grant)
 {
 	TimestampTz now = conduit_now();
 	ConnectionRow *row = conduit_connection_lock(id, NULL, tenant);
 	const ConduitConnector *connector;
 	CredentialPlace place;
-	TokenGrant	grant;
 	int64		generation;
 
 	if (strcmp(row->status, "REVOKED") == 0)
 		conduit_raise(CONDUIT_ERR_REVOKED, "revoked");
 	connector = conduit_catalogue_require(row->connector, false);
 	check_kind(connector, kind);
-	read_secret(connector, buffer, length, now, &grant);
+	read_secret(connector, buffer, length, now, grant);
 
 	place.connection = *id;
 	place.tenant = row->tenant;
@@ -281,8 +281,8 @@ store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *bu
 
 	conduit_adoption_note_use(false);
 	generation = lock_generation(id);
-	write_credential(&place, connector, &grant, Max(generation, row->last_generation) + 1, now);
-	conduit_token_grant_wipe(&grant);
+	write_credential(&place, connector, grant, Max(generation, row->last_generation) + 1, now);
+	conduit_token_grant_wipe(grant);
 	record_client(row, connector);
 	if (strcmp(row->status, "NEEDS_REAUTH") == 0)
 	{
@@ -300,6 +300,7 @@ conduit_store_credential(PG_FUNCTION_ARGS)
 	const pg_uuid_t *id = conduit_connection_argument(fcinfo, 0);
 	char	   *kind = conduit_text_argument(fcinfo, 1);
 	char	   *tenant = conduit_tenant_argument(fcinfo, 3);
+	TokenGrant	grant = {{{0}}};
 	char	   *buffer;
 	int			length;
 	StoreScope	scope;
@@ -312,11 +313,12 @@ conduit_store_credential(PG_FUNCTION_ARGS)
 	{
 		conduit_key_prepare_to_seal();
 		conduit_store_begin(&scope);
-		store_secret(id, tenant, kind, buffer, length);
+		store_secret(id, tenant, kind, buffer, length, &grant);
 		conduit_store_end(&scope);
 	}
 	PG_FINALLY();
 	{
+		conduit_token_grant_wipe(&grant);
 		conduit_wipe(buffer, length);
 	}
 	PG_END_TRY();

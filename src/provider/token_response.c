@@ -12,6 +12,8 @@
  */
 #include "base/compat.h"
 
+#include "mb/pg_wchar.h"
+
 #include <ctype.h>
 #include <math.h>
 
@@ -39,6 +41,12 @@ conduit_outcome_name(OutcomeClass outcome)
 			return "unknown";
 	}
 	return "unknown";
+}
+
+static bool
+is_utf8(const char *text, int length)
+{
+	return pg_encoding_verifymbstr(PG_UTF8, text, length) == length;
 }
 
 /*
@@ -91,6 +99,8 @@ parse_form(char *body)
 			return NULL;
 		*out = '\0';
 		member->length = out - member->text;
+		if (!is_utf8(member->key, strlen(member->key)) || !is_utf8(member->text, member->length))
+			return NULL;
 		*end = member;
 		end = &member->next;
 		body = next + (more ? 1 : 0);

@@ -166,6 +166,7 @@ conduit_roster_launcher_arrived(void)
 	roster->launcher_pid = MyProcPid;
 	roster->launcher_procno = conduit_my_proc_number();
 	roster->look_at_all = true;
+	roster->nno_slot = 0;
 
 	/*
 	 * A former launcher's starts are nobody's now: without their entry the
@@ -212,7 +213,6 @@ conduit_roster_take_messages(Oid *databases, int capacity, int *count)
 	look_at_all = roster->look_at_all || roster->nmessages > capacity;
 	roster->nmessages = 0;
 	roster->look_at_all = false;
-	roster->nno_slot = 0;
 	unlock_roster();
 	return look_at_all;
 }
@@ -259,14 +259,21 @@ conduit_roster_start_failed(Oid database, uint64 ticket)
 	unlock_roster();
 }
 
-/* conduit_roster_set_no_slot remembers, until the next look, why there is no worker. */
+/* conduit_roster_set_no_slot remembers whether a slot was wanting when a worker was to be started. */
 void
-conduit_roster_set_no_slot(Oid database)
+conduit_roster_set_no_slot(Oid database, bool no_slot)
 {
+	int			i = 0;
+
 	lock_roster();
-	if (roster->nno_slot < MAX_NO_SLOT)
+	while (i < roster->nno_slot && roster->no_slot[i] != database)
+		i++;
+	if (no_slot && i == roster->nno_slot && i < MAX_NO_SLOT)
 		roster->no_slot[roster->nno_slot++] = database;
-	conduit_flight_worker_gone_locked(database);
+	else if (!no_slot && i < roster->nno_slot)
+		roster->no_slot[i] = roster->no_slot[--roster->nno_slot];
+	if (no_slot)
+		conduit_flight_worker_gone_locked(database);
 	unlock_roster();
 }
 

@@ -79,7 +79,7 @@ extern void conduit_roster_launcher_left(void);
 extern bool conduit_roster_take_messages(Oid *databases, int capacity, int *count);
 extern bool conduit_roster_begin_start(Oid database, uint64 *ticket);
 extern void conduit_roster_start_failed(Oid database, uint64 ticket);
-extern void conduit_roster_set_no_slot(Oid database);
+extern void conduit_roster_set_no_slot(Oid database, bool no_slot);
 extern bool conduit_roster_known(Oid database);
 
 /* For a worker. */

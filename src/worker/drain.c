@@ -170,13 +170,20 @@ may_change_extension(Node *stmt)
 	}
 }
 
+/* Other settings of a database are pinned by its worker. */
+static bool
+concerns_worker(VariableSetStmt *stmt)
+{
+	return stmt->name == NULL || pg_strncasecmp(stmt->name, "conduit.", strlen("conduit.")) == 0;
+}
+
 /* What the worker of this or another database is to be told at commit. */
 static void
 note_consequences(Node *stmt)
 {
 	if (may_change_extension(stmt) && conduit_roster_known(MyDatabaseId))
 		conduit_at_commit(NUDGE_CHECK, DT_NOEND);
-	else if (IsA(stmt, AlterDatabaseSetStmt))
+	else if (IsA(stmt, AlterDatabaseSetStmt) && concerns_worker(((AlterDatabaseSetStmt *) stmt)->setstmt))
 		conduit_restart_at_commit(get_database_oid(((AlterDatabaseSetStmt *) stmt)->dbname, true));
 }
 
@@ -224,9 +231,11 @@ conduit_process_utility(PlannedStmt *pstmt, const char *query, bool read_only, P
 		run_with_hold(database, how, UTILITY_ARGUMENTS);
 		return;
 	}
+	run_utility(UTILITY_ARGUMENTS);
+
+	/* Only now: what was not allowed has no consequences. */
 	if (conduit_area_attached())
 		note_consequences(pstmt->utilityStmt);
-	run_utility(UTILITY_ARGUMENTS);
 }
 
 void

@@ -38,6 +38,7 @@
 #define LOOK_EVERY 60000
 #define START_TIMEOUT 30000
 #define LAST_BACKOFF 300000
+#define RETRY_NO_SLOT 1000
 
 /* Databases without a worker that a look starts one in again, at most. */
 #define PROBES_A_LOOK 10
@@ -50,6 +51,7 @@ typedef struct KnownDatabase
 	TimestampTz started_at;		/* the last worker; 0: none yet */
 	int			failures;		/* workers in a row that ended soon */
 	bool		wanted;			/* a message asked to look */
+	bool		no_slot;		/* wanted, but none could be registered */
 	bool		seen;			/* in the last look */
 	uint64		ticket;			/* of a worker that has not come yet */
 	BackgroundWorkerHandle *handle;
@@ -114,7 +116,10 @@ look_at_databases(void)
 	hash_seq_init(&scan, databases);
 	while ((database = hash_seq_search(&scan)) != NULL)
 		if (!database->seen)
+		{
+			conduit_roster_set_no_slot(database->oid, false);
 			hash_search(databases, &database->oid, HASH_REMOVE, NULL);
+		}
 	look_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_EVERY);
 }
 
@@ -165,6 +170,8 @@ check_start(KnownDatabase *database)
 static int
 backoff(const KnownDatabase *database)
 {
+	if (database->no_slot)
+		return RETRY_NO_SLOT;
 	return database->failures == 0 ? 0 : Min(1000 << Min(database->failures - 1, 20), LAST_BACKOFF);
 }
 
@@ -179,7 +186,7 @@ start_worker(KnownDatabase *database)
 		return;
 
 	/* One that ended soon after its start was no success. */
-	if (database->started_at != 0 &&
+	if (database->started_at != 0 && !database->no_slot &&
 		!TimestampDifferenceExceeds(database->started_at, GetCurrentTimestamp(), backoff(database) + 10000))
 		database->failures++;
 	else
@@ -200,7 +207,8 @@ start_worker(KnownDatabase *database)
 	registered = RegisterDynamicBackgroundWorker(&worker, &database->handle);
 	MemoryContextSwitchTo(old);
 	database->started_at = GetCurrentTimestamp();
-	database->wanted = false;
+	database->wanted = database->no_slot = !registered;
+	conduit_roster_set_no_slot(database->oid, !registered);
 	if (registered)
 	{
 		told_no_slot = false;
@@ -208,7 +216,6 @@ start_worker(KnownDatabase *database)
 	}
 
 	conduit_roster_start_failed(database->oid, database->ticket);
-	conduit_roster_set_no_slot(database->oid);
 	if (!told_no_slot)
 		ereport(LOG,
 				(errmsg("conduit: no slot is left for the worker of database %u", database->oid),

@@ -9,9 +9,13 @@
 
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 /* The part of the places in flight that one connector may take from others. */
 #define LANE_PART 4
+
+/* Milliseconds without any answer after which a provider counts as silent. */
+#define ANSWERS_WITHIN 1000
 
 typedef struct Lane
 {
@@ -20,6 +24,7 @@ typedef struct Lane
 	dlist_head	ordinary;
 	int			waiting;
 	int			flying;
+	TimestampTz last_finish;	/* of a flight */
 	dlist_node	node;			/* in the round */
 } Lane;
 
@@ -28,6 +33,7 @@ static HTAB *lanes = NULL;
 static dlist_head round_of_lanes;	/* the lane served last is at its end */
 static int	flying = 0;
 static int	waiting = 0;
+static int	waiting_unasked = 0;
 
 void
 conduit_queue_start(void)
@@ -51,6 +57,7 @@ get_lane(const char *connector)
 		dlist_init(&lane->urgent);
 		dlist_init(&lane->ordinary);
 		lane->waiting = lane->flying = 0;
+		lane->last_finish = 0;
 		dlist_push_tail(&round_of_lanes, &lane->node);
 	}
 	return lane;
@@ -62,14 +69,19 @@ enqueue(Task *task)
 	dlist_push_tail(task->urgent ? &task->lane->urgent : &task->lane->ordinary, &task->node);
 	task->lane->waiting++;
 	waiting++;
+	if (task->unasked)
+		waiting_unasked++;
 }
 
 static void
 dequeue(Task *task)
 {
 	dlist_delete(&task->node);
+	memset(&task->node, 0, sizeof(task->node));
 	task->lane->waiting--;
 	waiting--;
+	if (task->unasked)
+		waiting_unasked--;
 }
 
 static bool
@@ -99,16 +111,16 @@ conduit_queue_add(const pg_uuid_t *connection, const char *connector, int64 gene
 
 	if (is_waiting(task))
 	{
-		bool		hurry = urgent && !task->urgent;
+		bool		move = (urgent && !task->urgent) || (task->unasked && !unasked);
 
-		if (hurry)
+		if (move)
 			dequeue(task);
 		task->urgent |= urgent;
 		task->forced |= forced;
 		task->unasked &= unasked;
 		if (!unasked)
 			task->generation = Max(task->generation, generation);
-		if (hurry)
+		if (move)
 			enqueue(task);
 	}
 	return task;
@@ -131,6 +143,14 @@ conduit_queue_add_waiter(Task *task, FlightWaiter waiter, bool batch)
 	task->nwaiters++;
 }
 
+static void
+forget(Task *task)
+{
+	if (task->waiters != NULL)
+		pfree(task->waiters);
+	hash_search(tasks, &task->connection, HASH_REMOVE, NULL);
+}
+
 /* Whether a lane other than this one has tasks waiting. */
 static bool
 others_wait(const Lane *lane)
@@ -138,8 +158,31 @@ others_wait(const Lane *lane)
 	return waiting > lane->waiting;
 }
 
+/* Whether the connector's provider has answered anything of late. */
+static bool
+answers(const Lane *lane)
+{
+	return !TimestampDifferenceExceeds(lane->last_finish, GetCurrentTimestamp(), ANSWERS_WITHIN);
+}
+
+/*
+ * A refresh that was only asked for, by callers who have all gone, is not made
+ * any more.  Forgets the task if so.
+ */
+static bool
+given_up(Task *task)
+{
+	if (task->unasked || task->nwaiters == 0)
+		return false;
+	for (int i = 0; i < task->nwaiters; i++)
+		if (conduit_flight_still_waiting(task->waiters[i].waiter))
+			return false;
+	forget(task);
+	return true;
+}
+
 static Task *
-take_from_lanes(bool urgent, int share)
+take_from_lanes(bool urgent, int share, int max_in_flight)
 {
 	dlist_iter	iter;
 
@@ -149,11 +192,12 @@ take_from_lanes(bool urgent, int share)
 		dlist_head *list = urgent ? &lane->urgent : &lane->ordinary;
 		Task	   *task;
 
-		if (dlist_is_empty(list) || (lane->flying >= share && others_wait(lane)))
+		if (dlist_is_empty(list) ||
+			(lane->flying >= share &&
+			 (others_wait(lane) || (flying >= max_in_flight - share && !answers(lane)))))
 			continue;
 		task = dlist_container(Task, node, dlist_head_node(list));
 		dequeue(task);
-		memset(&task->node, 0, sizeof(task->node));
 		dlist_delete(&lane->node);
 		dlist_push_tail(&round_of_lanes, &lane->node);
 		return task;
@@ -169,9 +213,12 @@ conduit_queue_next(int max_in_flight)
 
 	if (flying >= max_in_flight || waiting == 0)
 		return NULL;
-	task = take_from_lanes(true, share);
-	if (task == NULL)
-		task = take_from_lanes(false, share);
+	do
+	{
+		task = take_from_lanes(true, share, max_in_flight);
+		if (task == NULL)
+			task = take_from_lanes(false, share, max_in_flight);
+	} while (task != NULL && given_up(task));
 	if (task != NULL)
 	{
 		task->lane->flying++;
@@ -190,10 +237,6 @@ answer_waiters(Task *task, RequestAnswer answer, bool refreshed)
 		else
 			conduit_flight_reply(task->waiters[i].waiter, answer);
 	}
-	if (task->waiters != NULL)
-		pfree(task->waiters);
-	task->waiters = NULL;
-	task->nwaiters = task->max_waiters = 0;
 }
 
 void
@@ -204,10 +247,11 @@ conduit_queue_finish(Task *task, RequestAnswer answer, bool refreshed)
 	else
 	{
 		task->lane->flying--;
+		task->lane->last_finish = GetCurrentTimestamp();
 		flying--;
 	}
 	answer_waiters(task, answer, refreshed);
-	hash_search(tasks, &task->connection, HASH_REMOVE, NULL);
+	forget(task);
 }
 
 void
@@ -246,6 +290,12 @@ int
 conduit_queue_waiting(void)
 {
 	return waiting;
+}
+
+int
+conduit_queue_waiting_unasked(void)
+{
+	return waiting_unasked;
 }
 
 List *

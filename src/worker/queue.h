@@ -8,7 +8,8 @@
  *		 due; there is at most one for a connection.
  *	   - A lane holds the waiting tasks of one connector: those that a caller
  *		 waits for, and the others.  No lane has more than a quarter of the
- *		 places in flight while another lane waits.
+ *		 places in flight while another lane waits; and one whose provider does
+ *		 not answer leaves a quarter free for those who come later.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,6 +69,7 @@ extern List *conduit_queue_flights(void);
 
 extern int	conduit_queue_flying(void);
 extern int	conduit_queue_waiting(void);
+extern int	conduit_queue_waiting_unasked(void);	/* those that are due by the clock alone */
 
 /* Connectors with more than max tasks waiting (List of char *, palloc'd). */
 extern List *conduit_queue_full_lanes(int max);

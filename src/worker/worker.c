@@ -57,6 +57,7 @@
 /* Milliseconds. */
 #define LEAST_BETWEEN_SCANS 50
 #define RETRY_SETTLE 1000
+#define LAST_RETRY_SETTLE 30000
 #define RETRY_CLAIM 30000
 #define RETRY_PARKED 250
 #define HOUSEKEEPING_EVERY 60000
@@ -73,6 +74,7 @@ static struct
 	bool		tell;			/* there may be events without a number */
 	List	   *unsettled;		/* RefreshFlight *: answered, not settled yet */
 	bool		settle_failed;	/* the last settle could not commit */
+	int			settle_delay;	/* until the next try */
 	int			parked;
 	TimestampTz settle_at;		/* real time: when to try again */
 	TimestampTz parked_at;
@@ -108,6 +110,21 @@ handle_sigterm(SIGNAL_ARGS)
 	errno = save_errno;
 }
 
+/* SIGINT is how PostgreSQL ends a wait that lock_timeout bounds. */
+static void
+handle_sigint(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	if (in_transaction)
+	{
+		QueryCancelPending = true;
+		InterruptPending = true;
+	}
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
 static void
 begin_transaction(void)
 {
@@ -124,6 +141,7 @@ commit_transaction(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	in_transaction = false;
+	QueryCancelPending = false;
 	MemoryContextSwitchTo(round_context);
 	pgstat_report_stat(false);
 }
@@ -170,6 +188,8 @@ pin_settings(void)
 		{"idle_in_transaction_session_timeout", "0"},
 		{"session_replication_role", "origin"},
 		{"row_security", "on"},
+		{"exit_on_error", "off"},
+		{"TimeZone", "UTC"},
 		{"log_statement", "none"},
 		{"log_min_duration_statement", "-1"},
 		{"enable_seqscan", "off"},
@@ -178,6 +198,7 @@ pin_settings(void)
 		{"enable_indexonlyscan", "on"},
 		{"plan_cache_mode", "force_generic_plan"},
 		{"jit", "off"},
+		CONDUIT_VERSION_PINS
 	};
 
 	for (int i = 0; i < lengthof(pins); i++)
@@ -289,6 +310,23 @@ static RequestAnswer
 pause_answer(void)
 {
 	return worker.pause == PAUSE_VAULT_LOCKED ? ANSWER_VAULT : ANSWER_PAUSED;
+}
+
+typedef void (*Step) (void);
+
+/* Run a step; an error ends it alone. */
+static void
+guarded(Step step, const char *what)
+{
+	PG_TRY();
+	{
+		step();
+	}
+	PG_CATCH();
+	{
+		recover_from_error(what);
+	}
+	PG_END_TRY();
 }
 
 /* ---- requests ---- */
@@ -458,7 +496,6 @@ settle(void)
 
 	if (worker.unsettled == NIL || worker.settle_at > GetCurrentTimestamp())
 		return;
-	worker.settle_failed = false;
 	while (worker.unsettled != NIL)
 	{
 		int			n = alone ? 1 : Min(BATCH, list_length(worker.unsettled));
@@ -470,10 +507,13 @@ settle(void)
 		else if (!try_settle(park_step, 1, "parking"))
 		{
 			worker.settle_failed = true;
-			worker.settle_at = real_time_in(RETRY_SETTLE);
+			worker.settle_delay = Max(RETRY_SETTLE, Min(worker.settle_delay * 2, LAST_RETRY_SETTLE));
+			worker.settle_at = real_time_in(worker.settle_delay);
 			return;
 		}
 	}
+	worker.settle_failed = false;
+	worker.settle_delay = 0;
 }
 
 static void
@@ -503,31 +543,60 @@ take_answers(void)
 
 /* ---- parked ---- */
 
+/* The parked flight that is being moved, for a step without argument. */
+static RefreshFlight *parked_flight;
+static int	parked_moved;
+
 static void
-move_parked(void)
+move_one_parked(void)
 {
-	List	   *flights;
-	ListCell   *cell;
 	StoreScope	scope;
-	int			moved = 0;
 
 	begin_transaction();
 	conduit_store_begin(&scope);
-	flights = conduit_refresh_load_parked(PARKED_BATCH, CurrentMemoryContext);
-	foreach(cell, flights)
-	{
-		RefreshFlight *flight = lfirst(cell);
-
-		if (conduit_refresh_settle(flight) == SETTLED)
-		{
-			moved++;
-			worker.tell |= flight->outcome.outcome == OUTCOME_DEAD;
-		}
-	}
-	worker.parked = list_length(flights) == PARKED_BATCH ? Max(worker.parked - moved, 1) :
-		list_length(flights) - moved;
+	if (conduit_refresh_settle(parked_flight) == SETTLED)
+		parked_moved++;
 	conduit_store_end(&scope);
 	commit_transaction();
+	worker.tell |= parked_flight->outcome.outcome == OUTCOME_DEAD;
+}
+
+/*
+ * A page of the parked flights, each in a transaction of its own: one that
+ * cannot be settled keeps no other.
+ */
+static void
+move_parked(void)
+{
+	static pg_uuid_t page = {{0}};
+	MemoryContext context = round_context;
+	List	   *flights;
+	ListCell   *cell;
+	StoreScope	scope;
+	bool		last_page;
+
+	begin_transaction();
+	conduit_store_begin(&scope);
+	flights = conduit_refresh_load_parked(&page, PARKED_BATCH, context);
+	conduit_store_end(&scope);
+	commit_transaction();
+
+	parked_moved = 0;
+	last_page = list_length(flights) < PARKED_BATCH;
+	memset(&page, 0, sizeof(page));
+	foreach(cell, flights)
+	{
+		parked_flight = lfirst(cell);
+		if (!last_page)
+			page = parked_flight->place.connection;
+		guarded(move_one_parked, "moving a parked reply");
+	}
+
+	/* The count is a hint: 0 is believed of a whole look alone. */
+	worker.parked -= parked_moved;
+	if (last_page)
+		worker.parked = Max(worker.parked, list_length(flights) - parked_moved);
+	worker.parked = Max(worker.parked, last_page ? 0 : 1);
 }
 
 /* ---- due ---- */
@@ -584,7 +653,7 @@ scan_wanted(TimestampTz real_now)
 		worker.full_scan_at = real_time_in(FULL_SCAN_EVERY);
 		worker.report.last_full_scan = real_now;
 	}
-	return worker.scan_at <= real_now && conduit_queue_waiting() < MAX_QUEUED &&
+	return worker.scan_at <= real_now && conduit_queue_waiting_unasked() < MAX_QUEUED &&
 		worker.next_due <= conduit_now();
 }
 
@@ -601,14 +670,18 @@ static void
 claim_together(ClaimedTask *claimed, int n)
 {
 	StoreScope	scope;
+	bool		adopted;
 
 	begin_transaction();
 	conduit_store_begin(&scope);
+
+	/* Here, too: a restore fills the tables after the worker has looked. */
+	worker.check = worker.check || !(adopted = conduit_adoption_settled());
 	for (int i = 0; i < n; i++)
 	{
 		Task	   *task = claimed[i].task;
 
-		claimed[i].answer = conduit_refresh_claim(&task->connection, task->generation, task->forced,
+		claimed[i].answer = !adopted ? ANSWER_PAUSED : conduit_refresh_claim(&task->connection, task->generation, task->forced,
 												  task->unasked, &claimed[i].flight);
 	}
 	conduit_store_end(&scope);
@@ -671,7 +744,7 @@ claim_alone(ClaimedTask *claimed)
 static void
 claim_and_send(void)
 {
-	while (!worker.settle_failed)
+	while (!worker.settle_failed && !worker.restart)
 	{
 		ClaimedTask claimed[BATCH] = {{0}};
 		int			n = 0;
@@ -759,23 +832,6 @@ keep_house(void)
 
 /* ---- the round ---- */
 
-typedef void (*Step) (void);
-
-/* Run a step; an error ends it alone. */
-static void
-guarded(Step step, const char *what)
-{
-	PG_TRY();
-	{
-		step();
-	}
-	PG_CATCH();
-	{
-		recover_from_error(what);
-	}
-	PG_END_TRY();
-}
-
 static void
 take_nudges(void)
 {
@@ -862,7 +918,7 @@ sleep_time(void)
 		sleep = least(sleep, worker.parked_at);
 	if (worker.settle_failed)
 		sleep = least(sleep, worker.settle_at);
-	if (worker.pause == PAUSE_NONE && conduit_queue_waiting() < MAX_QUEUED)
+	if (worker.pause == PAUSE_NONE && conduit_queue_waiting_unasked() < MAX_QUEUED)
 	{
 		double		left = TIMESTAMP_IS_NOEND(worker.next_due) ? MAX_SLEEP / 1000.0 :
 			TIMESTAMP_IS_NOBEGIN(worker.next_due) ? 0 :
@@ -895,7 +951,8 @@ reload(void)
 	ProcessConfigFile(PGC_SIGHUP);
 	pin_settings();
 	worker.check = true;
-	worker.full_scan_at = 0;	/* the clock may have been set */
+	worker.full_scan_at = worker.housekeeping_at = 0;	/* the clock may have been set */
+	worker.settle_at = 0;		/* the keyring may be there again */
 }
 
 /* ---- the end ---- */
@@ -965,12 +1022,14 @@ should_leave(void)
 
 	if (leave == ROSTER_LEAVE_NOW)
 		proc_exit(0);
-	return ShutdownRequestPending || worker.restart || leave == ROSTER_DRAIN;
+	return ShutdownRequestPending || leave == ROSTER_DRAIN ||
+		(worker.restart && conduit_queue_flying() == 0);
 }
 
 static void
 find_work_left_behind(void)
 {
+	static const pg_uuid_t start = {{0}};
 	pg_uuid_t  *connections;
 	int64	   *generations;
 	List	   *parked;
@@ -980,7 +1039,7 @@ find_work_left_behind(void)
 	begin_transaction();
 	conduit_store_begin(&scope);
 	n = conduit_refresh_void_claims(&connections, &generations);
-	parked = conduit_refresh_load_parked(1, CurrentMemoryContext);
+	parked = conduit_refresh_load_parked(&start, 1, CurrentMemoryContext);
 	worker.parked = list_length(parked);
 	for (int i = 0; i < n; i++)
 		(void) conduit_queue_add(&connections[i], "", generations[i], true, true, false);
@@ -995,7 +1054,7 @@ start_up(uint64 ticket)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, handle_sigterm);
-	pqsignal(SIGINT, SIG_IGN);
+	pqsignal(SIGINT, handle_sigint);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(MyBgworkerEntry->bgw_main_arg), InvalidOid, 0);
 	pin_settings();
