@@ -36,9 +36,14 @@ EXTRA_CLEAN = test/unit/*.o test/unit/*.so test/unit/*.bc
 PG_CPPFLAGS = -I$(srcdir)/src -DCONDUIT_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl -lssl -lcrypto
 
-REGRESS = catalogue connection credential errors privileges
-REGRESS_OPTS = --inputdir=$(srcdir)/test --outputdir=$(CURDIR)/tmp_check/regress \
-	--temp-instance=$(CURDIR)/tmp_check/regress/instance --temp-config=$(srcdir)/test/conduit.conf
+# Both suites start a server of their own, with a keyring made for the occasion.
+TEST_OPTS = --inputdir=$(srcdir)/test --temp-config=$(TEST_DIR)/conduit.conf --no-locale --encoding=UTF8
+TEST_DIR = $(CURDIR)/tmp_check
+REGRESS = setup extension catalogue connection credential errors privileges
+REGRESS_OPTS = $(TEST_OPTS) --outputdir=$(TEST_DIR)/regress --temp-instance=$(TEST_DIR)/regress/instance
+ISOLATION = $(basename $(notdir $(sort $(wildcard $(srcdir)/test/specs/*.spec))))
+ISOLATION_OPTS = $(TEST_OPTS) --outputdir=$(TEST_DIR)/isolation --temp-instance=$(TEST_DIR)/isolation/instance
+REGRESS_PREP = $(TEST_DIR)/conduit.conf
 TAP_TESTS = 1
 PROVE_TESTS = $(srcdir)/test/t/*.pl
 
@@ -52,3 +57,11 @@ conduit--$(EXTVERSION).sql: $(SQL_PARTS:%=$(srcdir)/sql/%.sql) $(srcdir)/conduit
 
 # Headers are few and widely included: any change rebuilds all.
 $(OBJS): $(wildcard $(srcdir)/src/*/*.h) $(srcdir)/conduit.control
+
+# The keyring is outside of the servers' data directories and its owner's alone.
+.PHONY: $(TEST_DIR)/conduit.conf
+$(TEST_DIR)/conduit.conf: $(srcdir)/test/conduit.conf
+	mkdir -p $(TEST_DIR)/regress $(TEST_DIR)/isolation
+	rm -f $(TEST_DIR)/keyring
+	umask 077 && echo "k1:`dd if=/dev/urandom bs=32 count=1 2>/dev/null | base64`" >$(TEST_DIR)/keyring
+	{ cat $<; echo "conduit.keyring_file = '$(TEST_DIR)/keyring'"; } >$@

@@ -34,6 +34,7 @@ typedef struct CacheEntry
 } CacheEntry;
 
 static HTAB *cache = NULL;
+static Oid	cached_from = InvalidOid;	/* the table whose revisions these are */
 static List *replaced = NIL;	/* memory contexts of superseded connectors */
 
 static void
@@ -62,6 +63,24 @@ replace_entry(const char *slug, int64 revision, MemoryContext context, ConduitCo
 	entry->revision = revision;
 	entry->context = context;
 	entry->connector = connector;
+}
+
+/* The extension was created again: its revisions are counted anew. */
+static void
+empty_cache(void)
+{
+	HASH_SEQ_STATUS scan;
+	CacheEntry *entry;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	hash_seq_init(&scan, cache);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		replaced = lappend(replaced, entry->context);
+		hash_search(cache, entry->slug, HASH_REMOVE, NULL);
+	}
+	MemoryContextSwitchTo(old);
+	cached_from = conduit_table("connector");
 }
 
 static const ConduitConnector *
@@ -114,6 +133,8 @@ conduit_catalogue_get(const char *slug, int64 revision)
 
 	if (cache == NULL)
 		make_cache();
+	if (cached_from != conduit_table("connector"))
+		empty_cache();
 	if (strlen(slug) > CONDUIT_MAX_SLUG_LEN)
 		return NULL;
 	if (revision < 0 && (revision = stored_revision(slug)) < 0)

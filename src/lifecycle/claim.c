@@ -239,14 +239,15 @@ write_claim(RefreshFlight *flight)
 
 RequestAnswer
 conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced, bool unasked,
-					  RefreshFlight **flight)
+					  RefreshFlight **claimed)
 {
 	TimestampTz now = conduit_now();
 	RequestAnswer answer;
+	RefreshFlight *flight;
 	int64		revision;
 	bool		builtin;
 
-	*flight = NULL;
+	*claimed = NULL;
 	if (look_up(connection) == 0)
 		return ANSWER_NOT_REFRESHABLE;
 	answer = check_row(connection, generation, forced, unasked, now);
@@ -255,20 +256,20 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 
 	revision = conduit_row_int64(0, C_REVISION);
 	builtin = conduit_row_bool(0, C_BUILTIN);
-	*flight = make_flight(connection);
-	(*flight)->connector = conduit_catalogue_get((*flight)->place.connector, revision);
-	find_endpoint(*flight);
-	if (!has_outcome(*flight))
-		find_client(*flight, builtin);
-	if (write_claim(*flight))
+	flight = make_flight(connection);
+	flight->connector = conduit_catalogue_get(flight->place.connector, revision);
+	find_endpoint(flight);
+	if (!has_outcome(flight))
+		find_client(flight, builtin);
+	if (write_claim(flight))
 	{
-		/* until here an error frees it with the transaction */
-		MemoryContextSetParent((*flight)->context, TopMemoryContext);
+		/* Until here an error frees it with the transaction: nobody else may know it. */
+		MemoryContextSetParent(flight->context, TopMemoryContext);
+		*claimed = flight;
 		return ANSWER_NONE;
 	}
 
-	conduit_refresh_free(*flight);
-	*flight = NULL;
+	conduit_refresh_free(flight);
 	return ANSWER_PARKED;
 }
 
@@ -381,6 +382,16 @@ conduit_refresh_receive(RefreshFlight *flight)
 	conduit_stats_add(flight->place.connector, STATS_MICROSECONDS, (int64) (flight->outcome.seconds * 1e6));
 	MemoryContextSwitchTo(old);
 	return !try_next_secret(flight);
+}
+
+void
+conduit_refresh_give_up(RefreshFlight *flight)
+{
+	bool		sent = flight->exchange != NULL && conduit_exchange_sent(flight->exchange);
+
+	if (flight->exchange != NULL)
+		end_exchange(flight);
+	set_outcome(flight, sent ? OUTCOME_UNKNOWN : OUTCOME_TRANSIENT, "internal", -1);
 }
 
 void

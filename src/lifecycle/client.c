@@ -36,23 +36,35 @@ template_origin(const char *url)
 	const char *end = authority ? strpbrk(authority + 3, "/?") : NULL;
 	char	   *origin = pnstrdup(url, end ? end - url : strlen(url));
 
-	for (char *c = origin; *c; c++)
-		*c = pg_ascii_tolower((unsigned char) *c);
 	return origin;
 }
 
 /*
  * The origin a client's secret is bound to: that of every endpoint it is sent
- * to.  A connector one of whose endpoints is moved to another host can no
- * longer open the secret.
+ * to, with what the variables in them may be.  A connector one of whose
+ * endpoints is moved to other hosts can no longer open the secret.
  */
 static char *
 client_origin(const ConduitConnector *connector)
 {
 	char	   *origin = template_origin(connector->token_url ? connector->token_url : "");
 	char	   *refresh = connector->refresh_url ? template_origin(connector->refresh_url) : origin;
+	StringInfoData text;
 
-	return strcmp(origin, refresh) == 0 ? origin : psprintf("%s %s", origin, refresh);
+	initStringInfo(&text);
+	appendStringInfoString(&text, origin);
+	if (strcmp(origin, refresh) != 0)
+		appendStringInfo(&text, " %s", refresh);
+	for (const ConduitJson *param = connector->params ? connector->params->first : NULL;
+		 param != NULL; param = param->next)
+	{
+		char	   *variable = psprintf("{%s}", param->key);
+		const char *pattern = conduit_json_string(conduit_json_get(param, "pattern"));
+
+		if (strstr(origin, variable) != NULL || strstr(refresh, variable) != NULL)
+			appendStringInfo(&text, " %s=%s", param->key, pattern ? pattern : "");
+	}
+	return text.data;
 }
 
 static SealPlace

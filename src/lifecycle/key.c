@@ -174,6 +174,36 @@ conduit_key_commit_check_values(void)
 	conduit_store_end(&scope);
 }
 
+static bool
+any_key_in_use(void)
+{
+	static StoreQuery select = {"SELECT FROM conduit.key LIMIT 1", 0, {0}};
+	StoreScope	scope;
+	bool		any;
+
+	conduit_store_begin(&scope);
+	any = conduit_store_run(&select, NULL) > 0;
+	conduit_store_end(&scope);
+	return any;
+}
+
+void
+conduit_key_extend_check_values(void)
+{
+	ConduitKey *primary = conduit_keyring_primary();
+
+	if (primary != NULL && verify_primary(primary) == KEY_UNKNOWN && any_key_in_use())
+		conduit_key_commit_check_values();
+}
+
+bool
+conduit_key_trusted(void)
+{
+	ConduitKey *primary = conduit_keyring_primary();
+
+	return primary != NULL && verify_primary(primary) != KEY_DIFFERS;
+}
+
 void
 conduit_key_seal_done(void)
 {

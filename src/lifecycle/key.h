@@ -27,6 +27,16 @@ extern void conduit_key_prepare_to_seal(void);
 /* For the worker: commit missing check values and verify; within a transaction. */
 extern void conduit_key_commit_check_values(void);
 
+/*
+ * conduit_key_extend_check_values does so for keys that have come to a ring
+ * that is in use; where no key is in use yet, nothing is written, for a restore
+ * may be about to fill the table.
+ */
+extern void conduit_key_extend_check_values(void);
+
+/* conduit_key_trusted is false if the primary is not the key that bears its name. */
+extern bool conduit_key_trusted(void);
+
 /* Verify without writing: true if the primary may seal. */
 extern bool conduit_key_verify_primary(void);
 

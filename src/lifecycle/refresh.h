@@ -88,6 +88,12 @@ extern bool conduit_refresh_send(RefreshFlight *flight);
 extern bool conduit_refresh_receive(RefreshFlight *flight);
 
 /*
+ * conduit_refresh_give_up gives a flight that could not be sent or read an
+ * outcome: in doubt if anything of it may have left.
+ */
+extern void conduit_refresh_give_up(RefreshFlight *flight);
+
+/*
  * conduit_refresh_withdraw ends a flight whose request has not left: nothing
  * is sent any more, and the claim is removed.
  */

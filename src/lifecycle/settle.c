@@ -16,11 +16,13 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "lifecycle/catalogue.h"
+#include "lifecycle/commit.h"
 #include "lifecycle/connection.h"
 #include "lifecycle/key.h"
 #include "lifecycle/revocation.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
+#include "shared/roster.h"
 #include "shared/stats.h"
 
 /* A provider that adds keys with every answer must not fill the row. */
@@ -242,6 +244,7 @@ apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
 	conduit_arg_bytea(&args, flight->access);
 	conduit_arg_bytea(&args, flight->refresh);
 	conduit_store_run(&update, &args);
+	conduit_at_commit(NUDGE_DUE, due_at);
 }
 
 static void
@@ -268,6 +271,7 @@ apply_failure(RefreshFlight *flight, const LockedCredential *row)
 	conduit_arg_text(&args, flight->outcome.code);
 	conduit_arg_time(&args, flight->reply_at);
 	conduit_store_run(&update, &args);
+	conduit_at_commit(NUDGE_DUE, next);
 
 	ereport(LOG,
 			(errmsg("conduit: refresh of connection %s failed: %s, %s, next attempt in %.0f s",

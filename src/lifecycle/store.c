@@ -370,8 +370,8 @@ read_extension(void)
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
+	ExtensionInfo found = {0};
 
-	memset(&extension, 0, sizeof(extension));
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
 				F_NAMEEQ, CStringGetDatum("conduit"));
 	scan = systable_beginscan(relation, ExtensionNameIndexId, true, NULL, 1, &key);
@@ -383,16 +383,16 @@ read_extension(void)
 		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion,
 										   RelationGetDescr(relation), &isnull);
 
-		extension.oid = form->oid;
-		extension.owner = form->extowner;
-		extension.schema = form->extnamespace;
-		extension.private_schema = get_namespace_oid("conduit", true);
+		found.oid = form->oid;
+		found.owner = form->extowner;
+		found.schema = form->extnamespace;
+		found.private_schema = get_namespace_oid("conduit", true);
 		if (!isnull)
-			strlcpy(extension.version, TextDatumGetCString(version),
-					sizeof(extension.version));
+			strlcpy(found.version, TextDatumGetCString(version), sizeof(found.version));
 	}
 	systable_endscan(scan);
 	table_close(relation, AccessShareLock);
+	extension = found;
 }
 
 /* Length of "major.minor" of a version. */
@@ -437,6 +437,7 @@ conduit_extension(bool missing_ok)
 	{
 		/* Before the look-up: an invalidation during it must count. */
 		extension_known = true;
+		extension.oid = InvalidOid;
 		read_extension();
 	}
 	if (!OidIsValid(extension.oid))

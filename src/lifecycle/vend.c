@@ -134,6 +134,12 @@ set_extra(Datum *values, bool *nulls, const SecretText *extra)
 	}
 	PG_CATCH();
 	{
+		int			sqlstate = geterrcode();
+
+		conduit_wipe(json, extra->length);
+		if (ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_DATA_EXCEPTION &&
+			ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 	}

@@ -204,7 +204,7 @@ read_refresh_expiry(const ConduitConnector *connector, const ConduitJson *object
 
 /* A scope as text, or as an array of texts that are joined; NULL if it is neither. */
 static char *
-read_scope(const ConduitJson *member)
+read_scope(const ConduitJson *member, char separator)
 {
 	StringInfoData joined;
 
@@ -229,10 +229,14 @@ read_scope(const ConduitJson *member)
 
 	if (joined.len > MAX_SCOPE)
 		return NULL;
+
+	/* Whatever separates them at the provider, here it is a space (RFC 6749, 3.3). */
 	for (int i = 0; i < joined.len; i++)
 	{
 		if ((unsigned char) joined.data[i] < ' ' || joined.data[i] == 0x7f)
 			return NULL;
+		if (joined.data[i] == ',' || joined.data[i] == separator)
+			joined.data[i] = ' ';
 	}
 	return joined.data;
 }
@@ -372,7 +376,8 @@ conduit_token_grant_from_json(const ConduitConnector *connector, const ConduitJs
 	}
 
 	grant->token_type = read_token_type(find_member(object, "token_type"));
-	grant->scope = read_scope(find_member(object, "scope"));
+	grant->scope = read_scope(find_member(object, "scope"),
+							  connector->scope_separator ? connector->scope_separator[0] : ' ');
 	read_expiry(connector, object, received_at, require_access, grant);
 	read_refresh_expiry(connector, object, grant);
 	read_extra(object, &grant->secret.extra);

@@ -20,6 +20,7 @@
 #include "nodes/parsenodes.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
@@ -96,6 +97,23 @@ sets_tablespace(AlterDatabaseStmt *stmt)
 	return false;
 }
 
+/*
+ * Requests that are out must not be left in doubt for a DROP DATABASE that
+ * fails anyway, because it names the current database or others use it.
+ */
+static bool
+may_be_dropped(DropdbStmt *stmt, Oid database)
+{
+	ListCell   *cell;
+
+	if (database == MyDatabaseId)
+		return false;
+	foreach(cell, stmt->options)
+		if (strcmp(lfirst_node(DefElem, cell)->defname, "force") == 0)
+			return true;
+	return CountDBBackends(database) <= 1;
+}
+
 /* The database that the statement needs empty, and how its worker is to leave. */
 static Oid
 database_to_empty(Node *stmt, RosterLeave *how)
@@ -108,7 +126,7 @@ database_to_empty(Node *stmt, RosterLeave *how)
 		case T_DropdbStmt:
 			*how = ROSTER_LEAVE_NOW;
 			database = get_database_oid(((DropdbStmt *) stmt)->dbname, true);
-			return owns(database) ? database : InvalidOid;
+			return owns(database) && may_be_dropped((DropdbStmt *) stmt, database) ? database : InvalidOid;
 		case T_CreatedbStmt:
 			return template_of((CreatedbStmt *) stmt);
 		case T_AlterDatabaseStmt:

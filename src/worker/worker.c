@@ -130,6 +130,13 @@ begin_transaction(void)
 {
 	QueryCancelPending = false;
 	in_transaction = true;
+
+	/*
+	 * SIGTERM comes once: a standby that does not answer must not hold up
+	 * what is committed after it.
+	 */
+	if (ShutdownRequestPending && synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -275,8 +282,13 @@ find_pause(void)
 	if (conduit_keyring_get() == NULL)
 		return PAUSE_VAULT_LOCKED;
 	begin_transaction();
+	conduit_key_extend_check_values();
+	commit_transaction();
+	begin_transaction();
+	if (!conduit_key_trusted())
+		pause = PAUSE_VAULT_LOCKED;
 	conduit_store_begin(&scope);
-	if (!conduit_adoption_settled())
+	if (pause == PAUSE_NONE && !conduit_adoption_settled())
 		pause = PAUSE_NOT_ADOPTED;
 	conduit_store_end(&scope);
 	commit_transaction();
@@ -416,6 +428,15 @@ finish_flight(RefreshFlight *flight, SettleResult result)
 	conduit_refresh_free(flight);
 }
 
+static void
+seal_or_raise(RefreshFlight *flight)
+{
+	if (conduit_refresh_seal(flight) != SEAL_OK)
+		ereport(ERROR,
+				(errmsg("a refreshed token waits in memory to be sealed"),
+				 errhint("Restore the keyring, then reload.")));
+}
+
 /* Seal, then settle up to n flights from the head of the list in one transaction. */
 static void
 settle_together(int n)
@@ -425,10 +446,7 @@ settle_together(int n)
 
 	begin_transaction();
 	for (int i = 0; i < n; i++)
-		if (conduit_refresh_seal(list_nth(worker.unsettled, i)) != SEAL_OK)
-			ereport(ERROR,
-					(errmsg("the vault is locked"),
-					 errhint("A refreshed token waits in memory to be sealed; restore the keyring, then reload.")));
+		seal_or_raise(list_nth(worker.unsettled, i));
 	conduit_store_begin(&scope);
 	for (int i = 0; i < n; i++)
 		results[i] = conduit_refresh_settle(list_nth(worker.unsettled, i));
@@ -450,6 +468,7 @@ park_head(void)
 	StoreScope	scope;
 
 	begin_transaction();
+	seal_or_raise(flight);
 	conduit_store_begin(&scope);
 	conduit_refresh_park(flight);
 	conduit_store_end(&scope);
@@ -525,6 +544,29 @@ add_unsettled(RefreshFlight *flight)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Send or receive; what fails for want of memory, say, must not leave a flight
+ * behind that nobody looks after: it is in doubt, or was never sent.
+ */
+static bool
+try_flight(bool (*step) (RefreshFlight *), RefreshFlight *flight, const char *what)
+{
+	volatile bool result = false;
+
+	PG_TRY();
+	{
+		result = step(flight);
+	}
+	PG_CATCH();
+	{
+		recover_from_error(what);
+		conduit_refresh_give_up(flight);
+		result = step == conduit_refresh_receive;
+	}
+	PG_END_TRY();
+	return result;
+}
+
 static void
 take_answers(void)
 {
@@ -535,7 +577,7 @@ take_answers(void)
 	{
 		RefreshFlight *flight = conduit_exchange_owner(exchange);
 
-		if (conduit_refresh_receive(flight))
+		if (try_flight(conduit_refresh_receive, flight, "reading a reply"))
 			add_unsettled(flight);
 	}
 	settle();
@@ -653,6 +695,10 @@ scan_wanted(TimestampTz real_now)
 		worker.full_scan_at = real_time_in(FULL_SCAN_EVERY);
 		worker.report.last_full_scan = real_now;
 	}
+
+	/* A lane that was skipped has room again. */
+	if (worker.skipped_from < worker.scanned_to && conduit_queue_full_lanes(MAX_QUEUED_OF_LANE / 2) == NIL)
+		worker.next_due = DT_NOBEGIN;
 	return worker.scan_at <= real_now && conduit_queue_waiting_unasked() < MAX_QUEUED &&
 		worker.next_due <= conduit_now();
 }
@@ -724,7 +770,7 @@ send_claimed(ClaimedTask *claimed)
 	}
 	flight->owner = claimed->task;
 	claimed->task->flight = flight;
-	if (!conduit_refresh_send(flight))
+	if (!try_flight(conduit_refresh_send, flight, "sending"))
 		add_unsettled(flight);
 }
 
@@ -744,7 +790,8 @@ claim_alone(ClaimedTask *claimed)
 static void
 claim_and_send(void)
 {
-	while (!worker.settle_failed && !worker.restart)
+	while (!worker.settle_failed && !worker.restart && !ShutdownRequestPending &&
+		   conduit_roster_told_to_leave() == ROSTER_STAY)
 	{
 		ClaimedTask claimed[BATCH] = {{0}};
 		int			n = 0;
@@ -760,6 +807,7 @@ claim_and_send(void)
 			for (int i = 0; i < n; i++)
 				claim_alone(&claimed[i]);
 		take_answers();
+		take_requests();
 	}
 }
 
@@ -998,16 +1046,19 @@ drain(void)
 	TimestampTz until = real_time_in(conduit_shutdown_grace);
 
 	pgstat_report_activity(STATE_RUNNING, "leaving");
+	worker.settle_at = 0;
 	guarded(withdraw_unsent, "leaving");
 	conduit_queue_finish_waiting(ANSWER_GONE);
-	while (conduit_http_in_flight() > 0 || worker.unsettled != NIL)
+	for (;;)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 		long		deadline = conduit_http_deadline();
 
-		if (left <= 0 || conduit_roster_told_to_leave() == ROSTER_LEAVE_NOW)
-			break;
 		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if ((conduit_http_in_flight() == 0 && worker.unsettled == NIL) ||
+			left <= 0 || conduit_roster_told_to_leave() == ROSTER_LEAVE_NOW)
+			break;
 		wait_for_something(deadline >= 0 ? Min(left, deadline) : left);
 		guarded(take_answers, "settling");
 	}
@@ -1021,7 +1072,10 @@ should_leave(void)
 	RosterLeave leave = conduit_roster_told_to_leave();
 
 	if (leave == ROSTER_LEAVE_NOW)
+	{
+		guarded(take_answers, "leaving");
 		proc_exit(0);
+	}
 	return ShutdownRequestPending || leave == ROSTER_DRAIN ||
 		(worker.restart && conduit_queue_flying() == 0);
 }
