@@ -22,6 +22,11 @@ CREATE SCHEMA conduit;
 REVOKE ALL ON SCHEMA conduit FROM PUBLIC;
 COMMENT ON SCHEMA conduit IS 'Tables and internals of Conduit; private to its owner';
 
+-- References to connectors and connections are kept by the functions, under
+-- row locks, not by foreign keys: those look with a REPEATABLE READ caller's
+-- own snapshot, which misses what is newer, and fail with an error that quotes
+-- keys.
+
 -- Text that is compared for identity is in collation C: one order everywhere,
 -- whatever the database's locale or its library's version.
 
@@ -43,7 +48,7 @@ COMMENT ON TABLE conduit.connector IS 'Definitions of providers: as registered, 
 CREATE TABLE conduit.client (
 	id				uuid PRIMARY KEY,
 	tenant			text COLLATE "C" NOT NULL,
-	connector		text COLLATE "C" NOT NULL REFERENCES conduit.connector (slug),
+	connector		text COLLATE "C" NOT NULL,
 	client_id		text COLLATE "C" NOT NULL,
 	current			boolean NOT NULL,
 	redirect_uris	text[] NOT NULL DEFAULT '{}',
@@ -72,7 +77,7 @@ CREATE TABLE conduit.connection (
 	id				uuid PRIMARY KEY,
 	tenant			text COLLATE "C" NOT NULL,
 	owner			text COLLATE "C" NOT NULL,
-	connector		text COLLATE "C" NOT NULL REFERENCES conduit.connector (slug),
+	connector		text COLLATE "C" NOT NULL,
 	account			text COLLATE "C",
 	account_label	text,
 	status			text COLLATE "C" NOT NULL DEFAULT 'ACTIVE'
@@ -98,7 +103,7 @@ COMMENT ON COLUMN conduit.connection.last_generation IS
 
 -- What a vend reads stands here, in one row, columns of fixed width first.
 CREATE TABLE conduit.credential (
-	connection_id	uuid PRIMARY KEY REFERENCES conduit.connection (id) ON DELETE CASCADE,
+	connection_id	uuid PRIMARY KEY,
 	generation		bigint NOT NULL,
 	expires_at		timestamptz,
 	due_at			timestamptz,
@@ -129,7 +134,7 @@ ALTER TABLE conduit.credential ALTER COLUMN access SET STORAGE EXTERNAL;
 ALTER TABLE conduit.credential ALTER COLUMN refresh SET STORAGE EXTERNAL;
 ALTER TABLE conduit.credential ALTER COLUMN access SET STATISTICS 0;
 ALTER TABLE conduit.credential ALTER COLUMN refresh SET STATISTICS 0;
-CREATE INDEX credential_refresh_at_idx ON conduit.credential (refresh_at) WHERE refresh_at IS NOT NULL;
+CREATE INDEX credential_refresh_at_idx ON conduit.credential (refresh_at, connection_id) WHERE refresh_at IS NOT NULL;
 COMMENT ON TABLE conduit.credential IS 'The sealed secret of a connection: access part and refresh part apart';
 COMMENT ON COLUMN conduit.credential.due_at IS 'From when on a reader asks for a refresh: expiry less lead and jitter';
 COMMENT ON COLUMN conduit.credential.refresh_at IS 'When the worker refreshes it unasked; NULL: never';

@@ -159,8 +159,9 @@ conduit_catalogue_release(void)
 const ConduitConnector *
 conduit_catalogue_require(const char *slug, bool new_use)
 {
+	/* The lock keeps the connector from being dropped before this commits. */
 	static StoreQuery retired = {
-		"SELECT retired FROM conduit.connector WHERE slug = $1", 1, {TEXTOID}
+		"SELECT retired FROM conduit.connector WHERE slug = $1 FOR KEY SHARE", 1, {TEXTOID}
 	};
 	const ConduitConnector *connector = conduit_catalogue_get(slug, -1);
 	StoreArgs	args = {0};
@@ -169,7 +170,7 @@ conduit_catalogue_require(const char *slug, bool new_use)
 		conduit_bad_argument("unknown connector", "unknown_connector",
 							 "conduit_connectors() lists those there are; conduit_register_connector() adds one.");
 	conduit_arg_text(&args, slug);
-	if (new_use && conduit_store_run(&retired, &args) > 0 && conduit_row_bool(0, 1))
+	if (new_use && (conduit_store_run(&retired, &args) == 0 || conduit_row_bool(0, 1)))
 		conduit_bad_argument("connector is retired", "retired",
 							 "Its provider has gone or changed; conduit_connectors() lists what there is.");
 	return connector;
@@ -301,6 +302,8 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 		" WHERE NOT connector.builtin",
 		4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	};
+	/* What is merged with what must not change meanwhile; readers go on. */
+	static StoreQuery one_at_a_time = {"LOCK TABLE conduit.connector IN SHARE ROW EXCLUSIVE MODE", 0, {0}};
 	char	   *slug = conduit_slug_argument(fcinfo, 0);
 	char	   *definition = conduit_object_argument(fcinfo, 1, "invalid connector definition");
 	ConduitJson *object;
@@ -322,6 +325,7 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 	}
 
 	conduit_store_begin(&scope);
+	conduit_store_run(&one_at_a_time, NULL);
 	(void) check_not_builtin(slug, false);
 	check_chain(slug, base);
 	conduit_arg_text(&args, slug);

@@ -312,7 +312,7 @@ conduit_set_client(PG_FUNCTION_ARGS)
 		conduit_key_prepare_to_seal();
 
 	conduit_store_begin(&scope);
-	connector = conduit_catalogue_require(slug, false);
+	connector = conduit_catalogue_require(slug, true);
 	if (connector->auth_type != AUTH_OAUTH2_CODE)
 		conduit_bad_argument("connector takes no client", "auth_type",
 							 "Only OAuth 2 connectors are used under a client.");

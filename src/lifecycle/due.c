@@ -51,13 +51,13 @@ text_array(List *texts)
 }
 
 int
-conduit_due_scan(TimestampTz from, TimestampTz to, List *excluded, int max, DueRow **rows)
+conduit_due_scan(const DueMark *mark, TimestampTz to, List *excluded, int max, DueRow **rows)
 {
 	static StoreQuery select = {
 		"SELECT connection_id, connector, refresh_at FROM conduit.credential"
-		" WHERE refresh_at >= $1 AND refresh_at <= $2 AND connector <> ALL ($3)"
-		" ORDER BY refresh_at LIMIT $4",
-		4, {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}
+		" WHERE (refresh_at, connection_id) > ($1, $2) AND refresh_at <= $3 AND connector <> ALL ($4)"
+		" ORDER BY refresh_at, connection_id LIMIT $5",
+		5, {TIMESTAMPTZOID, UUIDOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}
 	};
 	MemoryContext context = CurrentMemoryContext;
 	StoreArgs	args = {0};
@@ -65,7 +65,8 @@ conduit_due_scan(TimestampTz from, TimestampTz to, List *excluded, int max, DueR
 	int			n;
 
 	conduit_store_begin(&scope);
-	conduit_arg(&args, TimestampTzGetDatum(from));
+	conduit_arg(&args, TimestampTzGetDatum(mark->refresh_at));
+	conduit_arg_uuid(&args, &mark->connection);
 	conduit_arg(&args, TimestampTzGetDatum(to));
 	conduit_arg(&args, text_array(excluded));
 	conduit_arg(&args, Int32GetDatum(max));

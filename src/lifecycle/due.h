@@ -20,13 +20,20 @@ typedef struct DueRow
 	TimestampTz refresh_at;
 } DueRow;
 
+/* How far a scan has come: rows are in the order of refresh_at, then id. */
+typedef struct DueMark
+{
+	TimestampTz refresh_at;
+	pg_uuid_t	connection;
+} DueMark;
+
 /*
- * conduit_due_scan lists up to max credentials whose refresh_at lies from
- * "from" up to "to", earliest first, but none of the connectors in excluded
- * (List of char *).  It touches the index between the two times alone.  Rows
+ * conduit_due_scan lists up to max credentials after a mark whose refresh_at
+ * is not later than "to", earliest first, but none of the connectors in
+ * excluded (List of char *).  It touches the index between the two times alone.  Rows
  * are palloc'd in the current context.
  */
-extern int	conduit_due_scan(TimestampTz from, TimestampTz to, List *excluded, int max, DueRow **rows);
+extern int	conduit_due_scan(const DueMark *mark, TimestampTz to, List *excluded, int max, DueRow **rows);
 
 /* The first refresh_at after a time, or a minute after it if there is none by then. */
 extern TimestampTz conduit_due_next(TimestampTz after);

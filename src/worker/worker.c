@@ -81,7 +81,7 @@ static struct
 	TimestampTz housekeeping_at;
 	TimestampTz full_scan_at;
 	TimestampTz scan_at;
-	TimestampTz scanned_to;		/* Conduit's time: everything before is in memory */
+	DueMark		scanned_to;		/* everything before is in memory */
 	TimestampTz skipped_from;	/* but for full lanes, from here on */
 	TimestampTz next_due;
 	RosterReport report;
@@ -643,6 +643,16 @@ move_parked(void)
 
 /* ---- due ---- */
 
+/* Look again from a time on. */
+static void
+scan_from(TimestampTz from)
+{
+	if (from > worker.scanned_to.refresh_at)
+		return;
+	memset(&worker.scanned_to, 0, sizeof(worker.scanned_to));
+	worker.scanned_to.refresh_at = from;
+}
+
 static void
 scan_due(void)
 {
@@ -652,30 +662,29 @@ scan_due(void)
 	int			n;
 
 	/* Lanes with room again: go back to where they were skipped. */
-	if (full == NIL && worker.skipped_from < worker.scanned_to)
+	if (full == NIL && !TIMESTAMP_IS_NOEND(worker.skipped_from))
 	{
-		worker.scanned_to = worker.skipped_from;
+		scan_from(worker.skipped_from);
 		worker.skipped_from = DT_NOEND;
 	}
 	if (full != NIL)
-		worker.skipped_from = Min(worker.skipped_from, worker.scanned_to);
+		worker.skipped_from = Min(worker.skipped_from, worker.scanned_to.refresh_at);
+	scan_from(now);				/* a clock that was set back */
 
 	begin_transaction();
-	n = conduit_due_scan(Min(worker.scanned_to, now), now, full, SCAN_BATCH, &rows);
+	n = conduit_due_scan(&worker.scanned_to, now, full, SCAN_BATCH, &rows);
 	for (int i = 0; i < n; i++)
 		(void) conduit_queue_add(&rows[i].connection, rows[i].connector, -1, false, false, true);
+	memset(&worker.scanned_to, 0, sizeof(worker.scanned_to));
 	if (n == SCAN_BATCH)
 	{
-		/* a batch of rows of one and the same time must not stop the clock */
-		if (rows[n - 1].refresh_at > worker.scanned_to)
-			worker.scanned_to = rows[n - 1].refresh_at;
-		else
-			worker.scanned_to++;
+		worker.scanned_to.refresh_at = rows[n - 1].refresh_at;
+		worker.scanned_to.connection = rows[n - 1].connection;
 		worker.next_due = now;
 	}
 	else
 	{
-		worker.scanned_to = now;
+		worker.scanned_to.refresh_at = now;
 		worker.next_due = conduit_due_next(now);
 	}
 	commit_transaction();
@@ -689,7 +698,7 @@ scan_wanted(TimestampTz real_now)
 		return false;
 	if (worker.full_scan_at <= real_now)
 	{
-		worker.scanned_to = DT_NOBEGIN;
+		scan_from(DT_NOBEGIN);
 		worker.skipped_from = DT_NOEND;
 		worker.next_due = DT_NOBEGIN;
 		worker.full_scan_at = real_time_in(FULL_SCAN_EVERY);
@@ -697,7 +706,7 @@ scan_wanted(TimestampTz real_now)
 	}
 
 	/* A lane that was skipped has room again. */
-	if (worker.skipped_from < worker.scanned_to && conduit_queue_full_lanes(MAX_QUEUED_OF_LANE / 2) == NIL)
+	if (!TIMESTAMP_IS_NOEND(worker.skipped_from) && conduit_queue_full_lanes(MAX_QUEUED_OF_LANE / 2) == NIL)
 		worker.next_due = DT_NOBEGIN;
 	return worker.scan_at <= real_now && conduit_queue_waiting_unasked() < MAX_QUEUED &&
 		worker.next_due <= conduit_now();
@@ -894,7 +903,7 @@ take_nudges(void)
 		worker.tell = true;
 	if (nudges & NUDGE_DUE)
 	{
-		worker.scanned_to = Min(worker.scanned_to, earliest_due);
+		scan_from(earliest_due);
 		worker.next_due = Min(worker.next_due, earliest_due);
 	}
 }
@@ -1126,7 +1135,7 @@ start_up(uint64 ticket)
 	conduit_queue_start();
 	conduit_refresh_set_incarnation();
 	worker.check = worker.tell = true;
-	worker.next_due = worker.scanned_to = DT_NOBEGIN;
+	worker.next_due = worker.scanned_to.refresh_at = DT_NOBEGIN;
 	worker.skipped_from = DT_NOEND;
 	worker.housekeeping_at = real_time_in(HOUSEKEEPING_EVERY);
 	find_work_left_behind();
