@@ -62,8 +62,14 @@ BEGIN
 			SELECT 'TYPE', t.oid::pg_catalog.regtype::pg_catalog.text,
 				COALESCE(t.typacl, pg_catalog.acldefault('T', t.typowner)), t.typowner
 			FROM pg_catalog.pg_type t
+			LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.typrelid
 			WHERE t.typnamespace OPERATOR(pg_catalog.=) 'conduit'::pg_catalog.regnamespace
-				AND t.typcategory OPERATOR(pg_catalog.<>) 'A')
+				AND t.typcategory OPERATOR(pg_catalog.<>) 'A'
+				-- A table's row type has PUBLIC's usual right to a type, of no use
+				-- without one to the schema; it is left alone unless default
+				-- privileges have touched it, for pg_dump warns of what it
+				-- cannot say of row types.
+				AND (c.oid IS NULL OR c.relkind OPERATOR(pg_catalog.=) 'c' OR t.typacl IS NOT NULL))
 		SELECT DISTINCT o.kind, o.name,
 			CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END AS grantee
 		FROM object o, pg_catalog.aclexplode(o.acl) a
