@@ -70,7 +70,10 @@ Errors: PT404.';
 CREATE FUNCTION @extschema@.conduit_delete_owner(owner text, tenant text DEFAULT '') RETURNS integer
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_delete_owner(text, text) IS
-'Deletes all connections of an owner, as conduit_delete_connection() does, and returns how many there were.';
+'Deletes all connections of an owner and returns how many there were.
+
+Each goes as with conduit_delete_connection(): its credential with it, and the revocation at the provider is queued with the commit.
+Errors: 22023.';
 
 SELECT conduit.settle_rights('conduit_create_connection', 'app');
 SELECT conduit.settle_rights('conduit_get_connection', 'app');

@@ -34,6 +34,7 @@ BEGIN
 	END LOOP;
 END
 $$;
+COMMENT ON FUNCTION conduit.settle_rights(name, text) IS 'Notes the least profile of a public function and takes all rights to it';
 
 -- The same for all that is private; at the end of the script.
 CREATE FUNCTION conduit.settle_private_rights() RETURNS void
@@ -79,6 +80,7 @@ BEGIN
 	END LOOP;
 END
 $$;
+COMMENT ON FUNCTION conduit.settle_private_rights() IS 'Takes all rights to what is in schema conduit';
 
 -- conduit_grant, conduit_ungrant
 

@@ -162,6 +162,7 @@ conduit_credential_read(const pg_uuid_t *connection, const char *owner, const ch
 	TupleTableSlot *slot;
 	bool		found;
 
+	(void) conduit_extension(false);	/* another version of it may not be served */
 	if (!OidIsValid(layout.table))
 		find_layout();
 	table = table_open(layout.table, AccessShareLock);

@@ -297,7 +297,7 @@ examine_rights(Findings *findings)
 		"  UNION ALL"
 		"  SELECT 'schema', n.nspname, COALESCE(n.nspacl, pg_catalog.acldefault('n', n.nspowner)), n.nspowner"
 		"  FROM pg_catalog.pg_namespace n WHERE n.oid = $2)"
-		" SELECT m.kind, m.name, a.grantee = 0, COALESCE(r.rolname, 'PUBLIC'), m.kind = 'function'"
+		" SELECT m.kind, m.name, a.grantee = 0, COALESCE(r.rolname::pg_catalog.text, 'PUBLIC'), m.kind = 'function'"
 		" FROM member m, pg_catalog.aclexplode(m.acl) a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
 		" WHERE a.grantee <> m.owner AND (a.grantee = 0 OR m.kind <> 'function') ORDER BY 1, 2",
 		2, {OIDOID, OIDOID}

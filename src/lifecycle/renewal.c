@@ -121,26 +121,36 @@ failure_detail(const CredentialView *view, const char *code, TimestampTz now)
 
 /* Answers that a provider gave, as opposed to none. */
 static bool
-is_bad_response(const CredentialView *view)
+is_bad_response(const char *class, const char *code)
 {
-	const char *class = view->last_error ? view->last_error : "";
-	const char *code = view->last_error_code ? view->last_error_code : "";
+	static const char *const no_answer[] = {
+		"denied", "dns", "refused", "tls", "timeout", "broken", "quarantined", "internal"
+	};
 
-	if (strcmp(class, "config") == 0)
-		return true;
 	if (strcmp(class, "throttled") == 0)
 		return false;
-	return strncmp(code, "http_", 5) == 0 || strncmp(code, "bad_", 4) == 0 ||
-		strcmp(code, "too_large") == 0 || strcmp(code, "redirect_refused") == 0;
+	for (int i = 0; i < lengthof(no_answer); i++)
+		if (strcmp(code, no_answer[i]) == 0)
+			return false;
+	return code[0] != '\0';
 }
 
 /* What the last attempt, recorded in the row, means for a caller. */
 static ConduitError
 recorded_error(const CredentialView *view)
 {
-	if (view->last_error_code != NULL && strcmp(view->last_error_code, "client_missing") == 0)
+	const char *class = view->last_error ? view->last_error : "";
+	const char *code = view->last_error_code ? view->last_error_code : "";
+
+	if (strcmp(code, "client_missing") == 0)
 		return CONDUIT_ERR_NOT_CONFIGURED;
-	return is_bad_response(view) ? CONDUIT_ERR_BAD_RESPONSE : CONDUIT_ERR_UNAVAILABLE;
+	if (strcmp(code, "vault_locked") == 0)
+		return CONDUIT_ERR_VAULT_LOCKED;
+	if (strcmp(code, "unknown_key") == 0)
+		return CONDUIT_ERR_UNKNOWN_KEY;
+	if (strcmp(code, "cannot_open") == 0)
+		return CONDUIT_ERR_CANNOT_OPEN;
+	return is_bad_response(class, code) ? CONDUIT_ERR_BAD_RESPONSE : CONDUIT_ERR_UNAVAILABLE;
 }
 
 static void

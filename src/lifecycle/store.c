@@ -128,7 +128,7 @@ conduit_arg_utf8(StoreArgs *args, const char *value)
 		pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(),
 									  (unsigned char *) value, length, (unsigned char *) converted,
 									  length * MAX_CONVERSION_GROWTH + 1, true) == length :
-		pg_is_ascii(value) && strcpy(converted, value) != NULL)
+		pg_is_ascii(value) && memcpy(converted, value, length + 1) != NULL)
 		conduit_arg_text(args, converted);
 	else
 		conduit_arg_null(args);

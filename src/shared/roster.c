@@ -19,7 +19,15 @@
  * Messages beyond this many wait as one bit: look at all databases.
  */
 #define MAX_MESSAGES 64
-#define MAX_NO_SLOT 32
+
+/* Some databases, at most so many: others are treated as the common case. */
+#define MAX_SOME 32
+
+typedef struct SomeDatabases
+{
+	int			n;
+	Oid			oids[MAX_SOME];
+} SomeDatabases;
 
 typedef struct RosterEntry
 {
@@ -42,9 +50,8 @@ typedef struct Roster
 	int			nmessages;
 	bool		look_at_all;
 	Oid			messages[MAX_MESSAGES];
-	int			nno_slot;
-	Oid			no_slot[MAX_NO_SLOT];	/* databases for which no worker could be
-										 * started */
+	SomeDatabases no_slot;		/* no worker could be started */
+	SomeDatabases failed;		/* the worker ended by an error */
 	int			nentries;
 	int			nholds;
 	RosterEntry entries[FLEXIBLE_ARRAY_MEMBER];
@@ -119,6 +126,28 @@ find_entry(Oid database)
 }
 
 static bool
+is_one_of(const SomeDatabases *some, Oid database)
+{
+	for (int i = 0; i < some->n; i++)
+		if (some->oids[i] == database)
+			return true;
+	return false;
+}
+
+static void
+make_one_of(SomeDatabases *some, Oid database, bool one)
+{
+	int			i = 0;
+
+	while (i < some->n && some->oids[i] != database)
+		i++;
+	if (one && i == some->n && i < MAX_SOME)
+		some->oids[some->n++] = database;
+	else if (!one && i < some->n)
+		some->oids[i] = some->oids[--some->n];
+}
+
+static bool
 is_held(Oid database)
 {
 	for (int i = 0; i < roster->nholds; i++)
@@ -166,7 +195,7 @@ conduit_roster_launcher_arrived(void)
 	roster->launcher_pid = MyProcPid;
 	roster->launcher_procno = conduit_my_proc_number();
 	roster->look_at_all = true;
-	roster->nno_slot = 0;
+	roster->no_slot.n = roster->failed.n = 0;
 
 	/*
 	 * A former launcher's starts are nobody's now: without their entry the
@@ -255,7 +284,10 @@ conduit_roster_start_failed(Oid database, uint64 ticket)
 	lock_roster();
 	entry = find_entry(database);
 	if (entry != NULL && entry->state == ROSTER_STARTING && entry->ticket == ticket)
+	{
+		make_one_of(&roster->failed, database, true);
 		free_entry(entry);
+	}
 	unlock_roster();
 }
 
@@ -263,15 +295,8 @@ conduit_roster_start_failed(Oid database, uint64 ticket)
 void
 conduit_roster_set_no_slot(Oid database, bool no_slot)
 {
-	int			i = 0;
-
 	lock_roster();
-	while (i < roster->nno_slot && roster->no_slot[i] != database)
-		i++;
-	if (no_slot && i == roster->nno_slot && i < MAX_NO_SLOT)
-		roster->no_slot[roster->nno_slot++] = database;
-	else if (!no_slot && i < roster->nno_slot)
-		roster->no_slot[i] = roster->no_slot[--roster->nno_slot];
+	make_one_of(&roster->no_slot, database, no_slot);
 	if (no_slot)
 		conduit_flight_worker_gone_locked(database);
 	unlock_roster();
@@ -280,11 +305,23 @@ conduit_roster_set_no_slot(Oid database, bool no_slot)
 bool
 conduit_roster_no_slot(Oid database)
 {
-	bool		found = false;
+	bool		found;
 
 	lock_roster();
-	for (int i = 0; i < roster->nno_slot; i++)
-		found |= roster->no_slot[i] == database;
+	found = is_one_of(&roster->no_slot, database);
+	unlock_roster();
+	return found;
+}
+
+/* conduit_roster_take_failure tells, once, whether the database's last worker ended by an error. */
+bool
+conduit_roster_take_failure(Oid database)
+{
+	bool		found;
+
+	lock_roster();
+	found = is_one_of(&roster->failed, database);
+	make_one_of(&roster->failed, database, false);
 	unlock_roster();
 	return found;
 }
@@ -328,11 +365,12 @@ conduit_roster_arrive(Oid database, uint64 ticket)
 
 /* conduit_roster_leave clears the worker's entry and answers who still waits. */
 void
-conduit_roster_leave(void)
+conduit_roster_leave(bool failed)
 {
 	if (my_entry == NULL)
 		return;
 	lock_roster();
+	make_one_of(&roster->failed, my_entry->database, failed);
 	conduit_flight_worker_gone_locked(my_entry->database);
 	free_entry(my_entry);
 	my_entry = NULL;

@@ -84,7 +84,7 @@ extern bool conduit_roster_known(Oid database);
 
 /* For a worker. */
 extern bool conduit_roster_arrive(Oid database, uint64 ticket);
-extern void conduit_roster_leave(void);
+extern void conduit_roster_leave(bool failed);
 extern RosterLeave conduit_roster_told_to_leave(void);
 extern uint32 conduit_roster_take_nudges(TimestampTz *earliest_due);
 extern void conduit_roster_report(const RosterReport *report);
@@ -93,6 +93,7 @@ extern void conduit_roster_report(const RosterReport *report);
 extern bool conduit_roster_launcher_running(void);
 extern bool conduit_roster_view(Oid database, RosterView *view);
 extern bool conduit_roster_no_slot(Oid database);
+extern bool conduit_roster_take_failure(Oid database);
 extern bool conduit_roster_nudge(Oid database, uint32 what, TimestampTz earliest_due);
 extern void conduit_roster_message(Oid database);
 extern void conduit_roster_hold(Oid database, RosterLeave how);

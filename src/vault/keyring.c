@@ -709,9 +709,8 @@ find_in_force(const char *id)
 ConduitKeyring *
 conduit_keyring_get(void)
 {
-	if (unlikely(!ever_tried || epoch_tried != conduit_settings_epoch()))
-		load_ring();
-	else if (unlikely(block_in_force == NULL) && may_read_unasked())
+	if (unlikely(!ever_tried || epoch_tried != conduit_settings_epoch()) ||
+		(unlikely(block_in_force == NULL) && may_read_unasked()))
 		load_ring();
 	return block_in_force ? &block_in_force->ring : NULL;
 }

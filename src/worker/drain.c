@@ -20,6 +20,7 @@
 #include "nodes/parsenodes.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -98,6 +99,34 @@ sets_tablespace(AlterDatabaseStmt *stmt)
 }
 
 /*
+ * Whether others than the worker use the database.  As DROP DATABASE does, wait
+ * for those that are about to leave, and do not count autovacuum.
+ */
+static bool
+others_stay(Oid database)
+{
+	for (int tries = 0; tries < 20; tries++)
+	{
+		int			n = 0;
+
+		CHECK_FOR_INTERRUPTS();
+		for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+		{
+			PGPROC	   *proc = &ProcGlobal->allProcs[i];
+
+			/* who has left may still have its entry, but is not found by its pid */
+			if (proc->databaseId == database && !(proc->statusFlags & PROC_IS_AUTOVACUUM) &&
+				BackendPidGetProc(proc->pid) == proc)
+				n++;
+		}
+		if (n <= 1)
+			return false;
+		pg_usleep(100 * 1000L);
+	}
+	return true;
+}
+
+/*
  * Requests that are out must not be left in doubt for a DROP DATABASE that
  * fails anyway, because it names the current database or others use it.
  */
@@ -111,7 +140,7 @@ may_be_dropped(DropdbStmt *stmt, Oid database)
 	foreach(cell, stmt->options)
 		if (strcmp(lfirst_node(DefElem, cell)->defname, "force") == 0)
 			return true;
-	return CountDBBackends(database) <= 1;
+	return !others_stay(database);
 }
 
 /* The database that the statement needs empty, and how its worker is to leave. */

@@ -49,7 +49,7 @@ typedef struct KnownDatabase
 {
 	Oid			oid;			/* hash key */
 	TimestampTz started_at;		/* the last worker; 0: none yet */
-	int			failures;		/* workers in a row that ended soon */
+	int			failures;		/* workers in a row that failed soon */
 	bool		wanted;			/* a message asked to look */
 	bool		no_slot;		/* wanted, but none could be registered */
 	bool		seen;			/* in the last look */
@@ -185,8 +185,8 @@ start_worker(KnownDatabase *database)
 	if (!conduit_roster_begin_start(database->oid, &database->ticket))
 		return;
 
-	/* One that ended soon after its start was no success. */
-	if (database->started_at != 0 && !database->no_slot &&
+	/* One that failed soon after its start will do so again; who was told to leave did not fail. */
+	if (conduit_roster_take_failure(database->oid) && database->started_at != 0 && !database->no_slot &&
 		!TimestampDifferenceExceeds(database->started_at, GetCurrentTimestamp(), backoff(database) + 10000))
 		database->failures++;
 	else

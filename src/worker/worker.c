@@ -233,7 +233,7 @@ static void
 clean_up(int code, Datum arg)
 {
 	conduit_http_shut_down();
-	conduit_roster_leave();
+	conduit_roster_leave(code != 0);
 	if (!not_wanted)
 		conduit_roster_message(MyDatabaseId);
 }
@@ -731,7 +731,8 @@ claim_together(ClaimedTask *claimed, int n)
 	conduit_store_begin(&scope);
 
 	/* Here, too: a restore fills the tables after the worker has looked. */
-	worker.check = worker.check || !(adopted = conduit_adoption_settled());
+	adopted = conduit_adoption_settled();
+	worker.check |= !adopted;
 	for (int i = 0; i < n; i++)
 	{
 		Task	   *task = claimed[i].task;
