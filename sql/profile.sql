@@ -116,7 +116,7 @@ BEGIN
 			THEN
 				RAISE EXCEPTION 'role is open to web clients' USING ERRCODE = '42501',
 					DETAIL = 'claims_login_role',
-					HINT = 'A role that members of conduit.claims_login_roles may become must not choose the owner itself; expose a facade with conduit_expose() instead.';
+					HINT = 'A role that members of conduit.claims_login_roles may become must not choose the owner itself; grant to a role of your backend's own that web clients cannot become.';
 			END IF;
 		END LOOP;
 	END IF;

@@ -34,12 +34,12 @@ static const ErrorText error_texts[] = {
 	[CONDUIT_ERR_NEEDS_REAUTH] = {
 		HTTP_STATE('4', '0', '9'),
 		"connection needs re-authorization",
-		"Let the owner authorize again: conduit_authorize() with this connection's id."
+		"Let the owner authorize again, then store the new token response with conduit_store_credential()."
 	},
 	[CONDUIT_ERR_LACKS_SCOPE] = {
 		HTTP_STATE('4', '0', '9'),
 		"connection lacks scope",
-		"Let the owner grant the scope: conduit_authorize() with this connection's id and the missing scopes."
+		"Let the owner authorize again with the missing scopes, then store the new token response with conduit_store_credential()."
 	},
 	[CONDUIT_ERR_REVOKED] = {
 		HTTP_STATE('4', '1', '0'),

@@ -86,8 +86,10 @@ conduit_adoption_note_use(bool first_connection)
 	if (first_connection ? any_connection() : any_credential())
 		return;
 	identity = own_identity();
-	if (identity != NULL)
-		store_identity(identity, false);
+	if (identity == NULL)
+		return;
+	store_identity(identity, false);
+	conduit_at_commit(NUDGE_CHECK, DT_NOEND);
 }
 
 bool
@@ -97,7 +99,7 @@ conduit_adoption_settled(void)
 	char	   *own;
 
 	if (stored == NULL)
-		return !any_connection();
+		return !any_credential();
 	own = own_identity();
 	return own != NULL && strcmp(stored, own) == 0;
 }

@@ -141,15 +141,38 @@ raise_exists(void)
 			 errhidestmt(true), errhidecontext(true)));
 }
 
+/*
+ * Write a row whose account may be taken.  The index alone can tell: it waits
+ * for others that have not committed, whatever the isolation level, but it
+ * would quote owner and account.
+ */
+static void
+write_unique(StoreQuery *query, const StoreArgs *args)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		conduit_store_run(query, args);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_UNIQUE_VIOLATION)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		raise_exists();
+	}
+	PG_END_TRY();
+}
+
 /* conduit_create_connection(owner, connector, account, params, metadata, tenant) */
 Datum
 conduit_create_connection(PG_FUNCTION_ARGS)
 {
 	static StoreQuery insert = {
 		"INSERT INTO conduit.connection (id, tenant, owner, connector, account, params, metadata, created_at, updated_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb, $8, $8)"
-		" ON CONFLICT (tenant, owner, connector, account)"
-		" WHERE account IS NOT NULL AND status OPERATOR(pg_catalog.<>) 'REVOKED' DO NOTHING",
+		" VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb, $8, $8)",
 		8, {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 	};
 	char	   *owner = conduit_owner_argument(fcinfo, 0);
@@ -177,8 +200,7 @@ conduit_create_connection(PG_FUNCTION_ARGS)
 	conduit_arg_text(&args, params ? params : "{}");
 	conduit_arg_text(&args, metadata ? metadata : "{}");
 	conduit_arg_time(&args, conduit_now());
-	if (conduit_store_run(&insert, &args) == 0)
-		raise_exists();
+	write_unique(&insert, &args);
 
 	row.id = *id;
 	row.tenant = tenant;
@@ -355,25 +377,6 @@ params_change_host(const ConduitConnector *connector, const ConduitJson *old, co
 	return false;
 }
 
-static void
-check_account_free(const ConnectionRow *row, const char *account)
-{
-	static StoreQuery select = {
-		"SELECT FROM conduit.connection WHERE tenant = $1 AND owner = $2 AND connector = $3"
-		" AND account = $4 AND status <> 'REVOKED' AND id <> $5",
-		5, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, UUIDOID}
-	};
-	StoreArgs	args = {0};
-
-	conduit_arg_text(&args, row->tenant);
-	conduit_arg_text(&args, row->owner);
-	conduit_arg_text(&args, row->connector);
-	conduit_arg_text(&args, account);
-	conduit_arg_uuid(&args, &row->id);
-	if (conduit_store_run(&select, &args) > 0)
-		raise_exists();
-}
-
 /* conduit_update_connection(owner, connection_id, account, params, metadata, tenant) */
 Datum
 conduit_update_connection(PG_FUNCTION_ARGS)
@@ -398,8 +401,6 @@ conduit_update_connection(PG_FUNCTION_ARGS)
 	row = conduit_connection_lock(id, owner, tenant);
 	if (strcmp(row->status, "REVOKED") == 0)
 		conduit_raise(CONDUIT_ERR_REVOKED, "revoked");
-	if (account != NULL)
-		check_account_free(row, account);
 	if (params != NULL)
 	{
 		const ConduitConnector *connector = conduit_catalogue_require(row->connector, false);
@@ -414,7 +415,7 @@ conduit_update_connection(PG_FUNCTION_ARGS)
 	conduit_arg_text(&args, params);
 	conduit_arg_text(&args, metadata);
 	conduit_arg_time(&args, conduit_now());
-	conduit_store_run(&update, &args);
+	write_unique(&update, &args);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();
 }

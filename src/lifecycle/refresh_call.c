@@ -8,6 +8,7 @@
 #include "base/compat.h"
 
 #include "access/htup_details.h"
+#include "access/xlog.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 
@@ -60,6 +61,8 @@ conduit_refresh_due(PG_FUNCTION_ARGS)
 	(void) conduit_extension(false);
 	if (max_count <= 0)
 		PG_RETURN_INT32(0);
+	if (RecoveryInProgress())
+		conduit_raise(CONDUIT_ERR_UNAVAILABLE, "standby");
 	request.max_count = Min(max_count, MAX_BATCH);
 	strlcpy(request.tenant, tenant, sizeof(request.tenant));
 

@@ -191,6 +191,7 @@ pin_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
 		{"lock_timeout", "1s"},
+		{"deadlock_timeout", "10ms"},	/* of two, the worker is the one to give way */
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"session_replication_role", "origin"},
@@ -306,6 +307,8 @@ check_pause(void)
 	RosterPause pause = find_pause();
 
 	worker.check = false;
+	/* a restore brings parked replies that this worker has not counted */
+	worker.parked = Max(worker.parked, 1);
 	if (pause == worker.pause)
 		return;
 	worker.pause = pause;
@@ -611,6 +614,7 @@ static void
 move_parked(void)
 {
 	static pg_uuid_t page = {{0}};
+	static bool first_page = true;
 	MemoryContext context = round_context;
 	List	   *flights;
 	ListCell   *cell;
@@ -634,11 +638,12 @@ move_parked(void)
 		guarded(move_one_parked, "moving a parked reply");
 	}
 
-	/* The count is a hint: 0 is believed of a whole look alone. */
-	worker.parked -= parked_moved;
-	if (last_page)
-		worker.parked = Max(worker.parked, list_length(flights) - parked_moved);
-	worker.parked = Max(worker.parked, last_page ? 0 : 1);
+	/* The count is a hint, but for what a whole look has found. */
+	if (first_page && last_page)
+		worker.parked = list_length(flights) - parked_moved;
+	else
+		worker.parked = Max(worker.parked - parked_moved, 1);
+	first_page = last_page;
 }
 
 /* ---- due ---- */

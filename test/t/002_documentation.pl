@@ -1,0 +1,102 @@
+# What the documentation says of functions, settings and files is so.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use File::Basename qw(dirname);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Conduit::Cluster;
+
+my $top = "$FindBin::RealBin/../..";
+my $reference = slurp_file("$top/docs/reference.md");
+my $cluster = Conduit::Cluster->new('documentation', settings => "conduit.egress_allow = ''\n");
+
+is(system($^X, "$top/docs/reference.pl", '--check'), 0, 'docs/reference.md has the COMMENTs of sql/; else run docs/reference.pl');
+
+subtest 'functions' => sub {
+	my %documented = map { $_ => 1 } $reference =~ /^#### (\w+)$/mg;
+	my @existing = split /\n/, $cluster->sql(q{
+		SELECT p.proname FROM pg_proc p JOIN pg_extension e ON e.extname = 'conduit' AND e.extnamespace = p.pronamespace
+		WHERE p.proname LIKE 'conduit\_%' ORDER BY 1});
+	cmp_ok(scalar @existing, '>', 20, 'there are functions');
+	is_deeply([ sort keys %documented ], \@existing, 'the reference has them all and no others');
+
+	# what is named elsewhere exists, but for what a hint of the library names
+	my %known = map { $_ => 1 } @existing, qw(conduit_events conduit_needs_reauth);
+	foreach my $file (glob("$top/*.md $top/docs/*.md"))
+	{
+		my %unknown = map { $_ => 1 } grep { !$known{$_} } slurp_file($file) =~ /\b(conduit_[a-z_]+)\b(?=\()/g;
+		is_deeply([ sort keys %unknown ], [], substr($file, length($top) + 1) . ' names functions that exist');
+	}
+};
+
+subtest 'settings' => sub {
+	my %documented;
+	while ($reference =~ /^\| `(conduit\.\w+)` \| ([^|]*?) ?\| (\w+) \|/mg)
+	{
+		$documented{$1} = "$2|$3";
+	}
+	my %context = (sighup => 'reload', user => 'user', superuser => 'superuser', postmaster => 'restart');
+	my @rows = split /\n/, $cluster->sql(q{
+		SELECT name || '|' || context || '|' || COALESCE(boot_val, '') || '|' || COALESCE(unit, '') FROM pg_settings WHERE name LIKE 'conduit.%'});
+	my %existing;
+	foreach my $row (@rows)
+	{
+		my ($name, $context, $value, $unit) = split /\|/, $row, -1;
+		$existing{$name} = in_words($value, $unit) . "|$context{$context}";
+	}
+	is_deeply(\%documented, \%existing, 'the reference has them all, with default and context');
+};
+
+# As SHOW has it, in units that leave no fraction.
+sub in_words
+{
+	my ($value, $unit) = @_;
+	return $value if $unit eq '' || $value eq '0';
+	return "$value$unit" unless $unit eq 's' || $unit eq 'ms';
+	if ($unit eq 'ms')
+	{
+		return "${value}ms" if $value % 1000;
+		$value /= 1000;
+	}
+	foreach my $step ([ d => 86400 ], [ h => 3600 ], [ min => 60 ])
+	{
+		return $value / $step->[1] . $step->[0] if $value % $step->[1] == 0;
+	}
+	return "${value}s";
+}
+
+subtest 'errors' => sub {
+	my $source = slurp_file("$top/src/base/report.c");
+	my @messages = $source =~ /(?:HTTP_STATE|MAKE_SQLSTATE)\([^)]*\),\s*"([^"]*)"/g;
+	cmp_ok(scalar @messages, '>', 10, 'there are messages');
+	like($reference, qr/^\| \w{5} \| \Q$_\E \|/m, $_) for @messages;
+};
+
+subtest 'links' => sub {
+	foreach my $file (glob("$top/*.md $top/docs/*.md $top/bench/*.md $top/test/*.md $top/test/provider/*.md"))
+	{
+		my $text = slurp_file($file);
+		my @broken;
+		while ($text =~ /\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)/g)
+		{
+			my ($name, $anchor) = ($1, $2);
+			my $target = $name eq '' ? $file : dirname($file) . "/$name";
+			if (!-e $target)
+			{
+				push @broken, $name;
+				next;
+			}
+			next unless defined $anchor;
+			my %anchors = map { s/[^\w\- ]//gr =~ tr/ A-Z/-a-z/r => 1 } slurp_file($target) =~ /^#+ (.*)$/mg;
+			push @broken, "$name#$anchor" unless $anchors{$anchor};
+		}
+		is_deeply(\@broken, [], substr($file, length($top) + 1));
+	}
+};
+
+done_testing();
