@@ -39,10 +39,10 @@ SHLIB_LINK = -lcurl -lssl -lcrypto
 # Both suites start a server of their own, with a keyring made for the occasion.
 TEST_OPTS = --inputdir=$(srcdir)/test --temp-config=$(TEST_DIR)/conduit.conf --no-locale --encoding=UTF8
 TEST_DIR = $(CURDIR)/tmp_check
-REGRESS = setup extension catalogue connection credential errors privileges
+REGRESS = setup extension catalogue connection credential errors privileges keyring
 REGRESS_OPTS = $(TEST_OPTS) --outputdir=$(TEST_DIR)/regress --temp-instance=$(TEST_DIR)/regress/instance
-ISOLATION = $(basename $(notdir $(sort $(wildcard $(srcdir)/test/specs/*.spec))))
-ISOLATION_OPTS = $(TEST_OPTS) --outputdir=$(TEST_DIR)/isolation --temp-instance=$(TEST_DIR)/isolation/instance
+ISOLATION = store_store store_vend create_create revoke_store rewrap
+ISOLATION_OPTS = $(TEST_OPTS) --load-extension=pgcrypto --load-extension=conduit --outputdir=$(TEST_DIR)/isolation --temp-instance=$(TEST_DIR)/isolation/instance
 REGRESS_PREP = $(TEST_DIR)/conduit.conf
 TAP_TESTS = 1
 PROVE_TESTS = $(srcdir)/test/t/*.pl
