@@ -155,7 +155,17 @@ echo "$bindir" >"$place/bindir"
 
 # Whatever goes wrong on the way, nothing is left running.
 finished=''
-trap '[ -n "$finished" ] || stop_servers' EXIT
+clean_up()
+{
+	[ -z "$finished" ] || return 0
+	if [ -f "$place/postgresql.log" ]; then
+		echo "The server's log ended with:" >&2
+		tail -n 15 "$place/postgresql.log" | indent >&2
+	fi
+	stop_servers
+	printf '%sThe quick start failed; nothing is left running.%s\n' "$red" "$plain" >&2
+}
+trap clean_up EXIT
 trap 'exit 130' INT TERM
 
 echo "Building Conduit with $("$pg_config" --version)"

@@ -116,7 +116,7 @@ BEGIN
 			THEN
 				RAISE EXCEPTION 'role is open to web clients' USING ERRCODE = '42501',
 					DETAIL = 'claims_login_role',
-					HINT = 'A role that members of conduit.claims_login_roles may become must not choose the owner itself; grant to a role of your backend's own that web clients cannot become.';
+					HINT = 'A role that members of conduit.claims_login_roles may become must not choose the owner itself; grant to a role of your backend''s own that web clients cannot become.';
 			END IF;
 		END LOOP;
 	END IF;
@@ -166,7 +166,7 @@ BEGIN
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %I CASCADE', granted.signature, role_name);
 	END LOOP;
-	IF home <> 'public' THEN
+	IF NOT pg_catalog.has_schema_privilege('public', home, 'USAGE') THEN
 		EXECUTE pg_catalog.format('REVOKE USAGE ON SCHEMA %I FROM %I CASCADE', home, role_name);
 	END IF;
 END
@@ -174,7 +174,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.conduit_ungrant(text) IS
 'Takes from a role what conduit_grant() gave it.
 
-role_name: an existing role. In a schema other than public, its right to use the extension''s schema goes too.
+role_name: an existing role. Its right to use the extension''s schema goes too, unless PUBLIC has it.
 Errors: 22023 unknown role.';
 
 SELECT conduit.settle_rights('conduit_grant', 'admin');

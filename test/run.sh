@@ -48,6 +48,9 @@ headline() { printf '\n%s== %s%s\n' "$bold" "$1" "$plain"; }
 headline "building with $("$pg_config" --version), Node.js $(node --version)"
 copy_checkout
 mkdir -p "$log"
+# Sockets and whatever tests forget, in one place.
+as_server mkdir -p "$place/tmp"
+export TMPDIR=$place/tmp
 quietly build
 quietly build -C "$copy/test/unit"
 install_extension

@@ -112,8 +112,9 @@ read_plain_secret(const ConduitJson *object, const PlainField *fields, Timestamp
 		if (member->type == CONDUIT_JSON_NULL)
 			continue;
 		target = (SecretText *) ((char *) &grant->secret + field->offset);
-		if (member->type != CONDUIT_JSON_STRING || member->length == 0 || target->data != NULL)
-			bad_secret("bad_value", "Each key is given once, as a string that is not empty.");
+		if (member->type != CONDUIT_JSON_STRING || member->length == 0 || target->data != NULL ||
+			conduit_has_control(member->text))
+			bad_secret("bad_value", "Each key is given once, as a string that is not empty and has no control characters.");
 		target->data = member->text;
 		target->length = member->length;
 	}

@@ -17,7 +17,7 @@
 typedef union Header
 {
 	size_t		size;
-	max_align_t align;
+	long double align;			/* the strictest of C99's types */
 } Header;
 
 void *

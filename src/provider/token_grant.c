@@ -92,17 +92,17 @@ copy_token(const ConduitJson *member, SecretText *token)
 	if (member == NULL)
 		return NULL;
 	if (member->type != CONDUIT_JSON_STRING)
-		return "a token is not a string";
+		return "token_not_a_string";
 	if (member->length == 0)
 		return NULL;
 	if (member->length > MAX_TOKEN)
-		return "a token is too long";
+		return "token_too_long";
 	for (int i = 0; i < member->length; i++)
 	{
 		unsigned char c = (unsigned char) member->text[i];
 
 		if (c < ' ' || c == 0x7f)
-			return "a token has a control character";
+			return "token_control_character";
 	}
 	copy = palloc(member->length + 1);
 	memcpy(copy, member->text, member->length);
@@ -358,16 +358,16 @@ conduit_token_grant_from_json(const ConduitConnector *connector, const ConduitJs
 	grant->refresh_expires_at = DT_NOEND;
 
 	if (object == NULL || object->type != CONDUIT_JSON_OBJECT)
-		return "not a JSON object";
+		return "not_an_object";
 	problem = copy_token(find_member(object, "access_token"), &grant->secret.access_token);
 	if (problem == NULL)
 		problem = copy_token(find_member(object, "refresh_token"), &grant->secret.refresh_token);
 	if (problem == NULL && grant->secret.access_token.data == NULL)
 	{
 		if (require_access)
-			problem = "no access token";
+			problem = "no_access_token";
 		else if (grant->secret.refresh_token.data == NULL)
-			problem = "neither an access token nor a refresh token";
+			problem = "no_token";
 	}
 	if (problem != NULL)
 	{

@@ -195,7 +195,7 @@ conduit_token_response_read(const ConduitConnector *connector, HttpResponse *res
 				outcome->outcome = OUTCOME_REFRESHED;
 				return;
 			}
-			problem = strcmp(problem, "no access token") == 0 ? "no_access_token" : "bad_token";
+			problem = strcmp(problem, "no_access_token") == 0 ? problem : "bad_token";
 		}
 		else if (body != NULL)
 			problem = "no_access_token";

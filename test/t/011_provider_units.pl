@@ -341,10 +341,10 @@ check_all('grants', map {
 	[ 'issued in the future is ignored', $strict, '{"access_token":"a","expires_in":60,"created_at":1999999999}', qr/expires=60$/ ],
 	[ 'expires_at alone has no lifetime', $strict, '{"accessToken":"a","expiresAt":"2030-01-01T01:00:00Z"}', qr/lifetime=0 expires=3600/ ],
 	[ 'a refresh token alone', $strict, '{"refresh_token":"r"}', qr/^ok access=- refresh=r .*expires=never/ ],
-	[ 'neither', $strict, '{"expires_in":1}', '! neither an access token nor a refresh token' ],
-	[ 'no object', $strict, '["a"]', '! not a JSON object' ],
-	[ 'no JSON', $strict, '{', '! not a JSON object' ],
-	[ 'a bad token', $strict, '{"refresh_token":"a\tb"}', '! a token has a control character' ],
+	[ 'neither', $strict, '{"expires_in":1}', '! no_token' ],
+	[ 'no object', $strict, '["a"]', '! not_an_object' ],
+	[ 'no JSON', $strict, '{', '! not_an_object' ],
+	[ 'a bad token', $strict, '{"refresh_token":"a\tb"}', '! token_control_character' ],
 ));
 
 # -- URLs. --

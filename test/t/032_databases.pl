@@ -165,7 +165,7 @@ $cluster->wait_for_worker;
 }
 
 # A database that is copied again and again has its worker back each time.
-for my $n (1 .. 5)
+for my $n (1 .. 10)
 {
 	$admin->query('CREATE DATABASE copy TEMPLATE app');
 	$admin->query('DROP DATABASE copy');
