@@ -32,15 +32,17 @@ new_place conduit-test
 copy=$place/build
 log=$place/log
 
-# Whatever a broken test has left running ends here.
-stop_servers()
+# Whatever a broken test has left running ends here; its files stay.
+keep=''
+clean_up()
 {
 	local file
 	while IFS= read -r file; do
 		as_server "$bindir/pg_ctl" stop -s -m immediate -D "${file%/postmaster.pid}" || true
 	done < <(find "$place" -name postmaster.pid 2>/dev/null)
+	[ -n "$keep" ] || rm -rf "$place"
 }
-trap stop_servers EXIT
+trap clean_up EXIT
 trap 'exit 130' INT TERM
 
 headline() { printf '\n%s== %s%s\n' "$bold" "$1" "$plain"; }
@@ -107,9 +109,8 @@ done
 headline "summary"
 printf '%s\n' "${closing[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
+	keep=yes
 	printf '%sFAILED: %s%s  (%d s; logs are in %s)\n' "$red" "${failed[*]}" "$plain" $((SECONDS - started)) "$place"
 	exit 1
 fi
-stop_servers
-rm -rf "$place"
 printf '%sAll passed.%s  (%s, %d s)\n' "$green" "$plain" "$("$pg_config" --version)" $((SECONDS - started))

@@ -14,6 +14,9 @@
 /* The part of the places in flight that one connector may take from others. */
 #define LANE_PART 4
 
+/* Of fewer places none is kept free. */
+#define RESERVE_OF_AT_LEAST 8
+
 /* Milliseconds without any answer after which a provider counts as silent. */
 #define ANSWERS_WITHIN 1000
 
@@ -184,6 +187,7 @@ given_up(Task *task)
 static Task *
 take_from_lanes(bool urgent, int share, int max_in_flight)
 {
+	int			reserve = max_in_flight >= RESERVE_OF_AT_LEAST ? share : 0;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &round_of_lanes)
@@ -194,7 +198,7 @@ take_from_lanes(bool urgent, int share, int max_in_flight)
 
 		if (dlist_is_empty(list) ||
 			(lane->flying >= share &&
-			 (others_wait(lane) || (flying >= max_in_flight - share && !answers(lane)))))
+			 (others_wait(lane) || (flying >= max_in_flight - reserve && !answers(lane)))))
 			continue;
 		task = dlist_container(Task, node, dlist_head_node(list));
 		dequeue(task);

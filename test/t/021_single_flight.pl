@@ -190,6 +190,8 @@ $provider->script('/token/slow', [$hang], repeat_last => JSON::PP::true);
 advance(3400);
 $provider->wait_for('/token/slow', 'hanging', 1);
 {
+	# Longer than Conduit::Wire waits for an answer.
+	$caller->value(q{SELECT set_config('conduit.vend_timeout', '10min', false)});
 	$caller->value(q{SELECT set_config('conduit.vend_patience', '100ms', false)});
 	my $answer = $caller->query('SELECT access_token FROM conduit_vend($1, $2)', 'alice', $id);
 	is(Conduit::Cluster::vend_text($answer), "$name-1 WARNING PT504 timeout", 'a valid token is vended when conduit.vend_patience is over, with a warning');

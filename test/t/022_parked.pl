@@ -212,6 +212,32 @@ foreach my $case (
 	is($cluster->sql("SELECT count(*) FROM conduit.revocation WHERE connection_id = '$old->[0]'"), 0, 'and nothing is revoked: the account is the same');
 }
 
+# ---- a request that comes too late ----
+
+# Its caller saw the old generation; by the time the worker takes it, there is a
+# newer one.  The worker is halted so that both happen in one of its rounds.
+{
+	my ($late) = connections('test', 1);
+	my $holder = $cluster->wire;
+	my $caller = $cluster->wire;
+
+	$holder->simple('BEGIN');
+	$holder->simple(sprintf $hold{connection}, $late->[0]);
+	advance(3700);
+	ok(wait_for_parked(1), 'a reply is parked');
+	my $worker = $cluster->worker_pid;
+	my $before = $provider->counts('/token')->{total};
+	$caller->value(q{SELECT set_config('conduit.vend_timeout', '60s', false)});
+	kill('STOP', $worker);
+	$caller->send(Conduit::Cluster::vend_query('alice', $late->[0]));
+	ok($cluster->poll("SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = " . $caller->pid), 'a reader asks for the next generation');
+	$holder->simple('COMMIT');
+	kill('CONT', $worker);
+	is(Conduit::Cluster::vend_text($caller->receive), "$late->[1]-2", 'and is given it');
+	ok(wait_for_generation(2, $late->[0]), 'it is in its place');
+	is($provider->counts('/token')->{total}, $before, 'nothing is asked of the provider for one who has seen less than is there');
+}
+
 unlike(slurp_file($node->logfile), qr/lock timeout|deadlock/, 'the worker has never waited for a lock');
 
 $cluster->stop;

@@ -183,6 +183,8 @@ is($cluster->sql("SELECT ok, needs_reauth, in_flight FROM conduit_health()"), 't
 is($cluster->sql("SELECT sum(transient), sum(throttled), sum(config), sum(unknown), sum(dead), sum(refreshed) FROM conduit_stats() WHERE connector IN $slugs"),
 	join('|', map { my $class = $_; 2 * grep { $_->{class} eq $class } @cases } qw(transient throttled config unknown dead refreshed)), 'conduit_stats() has counted them by class');
 
+is($cluster->sql("SELECT sum(waits) FROM conduit_stats() WHERE connector IN $slugs"), 0, 'and during the backoff nobody has waited');
+
 # ---- attempts grow, and what is between them ----
 
 {
