@@ -26,7 +26,7 @@ conduit_revocation_destroy_credential(const pg_uuid_t *connection)
 		" n.account, n.client_id, n.params, c.access, c.refresh, $2"
 		" FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
 		" JOIN conduit.connector k ON k.slug = c.connector"
-		" WHERE c.connection_id = $1 AND c.kind = 'OAUTH2' AND k.resolved ? 'revoke_url'",
+		" WHERE c.connection_id = $1 AND c.kind = 'OAUTH2' AND k.resolved ->> 'revoke_url' IS NOT NULL",
 		2, {UUIDOID, TIMESTAMPTZOID}
 	};
 	static StoreQuery remember = {
@@ -66,7 +66,7 @@ conduit_revocation_queue_flight(const pg_uuid_t *connection, int64 generation,
 		"INSERT INTO conduit.revocation (connection_id, generation, tenant, owner, connector, origin,"
 		" account, client_id, params, access, refresh, queued_at)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::pg_catalog.jsonb, $10, $11, $12"
-		" FROM conduit.connector k WHERE k.slug = $5 AND k.resolved ? 'revoke_url'",
+		" FROM conduit.connector k WHERE k.slug = $5 AND k.resolved ->> 'revoke_url' IS NOT NULL",
 		12, {UUIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 		BYTEAOID, BYTEAOID, TIMESTAMPTZOID}
 	};

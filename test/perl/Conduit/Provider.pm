@@ -441,22 +441,37 @@ sub make_cert
 	_openssl('req', '-x509', @new_key, '-subj' => '/CN=Conduit test authority',
 		'-days' => $days, '-keyout' => $files{ca_key}, '-out' => $files{ca});
 
+	# "openssl ca" alone lets all versions of OpenSSL issue what has expired.
+	my $config = "$dir/ca.cnf";
+	_write("$dir/index.txt", '');
+	_write($config, <<"CNF");
+[ca]
+default_ca = authority
+[authority]
+new_certs_dir = $dir
+database = $dir/index.txt
+rand_serial = yes
+default_md = sha256
+policy = names
+copy_extensions = copy
+[names]
+commonName = supplied
+CNF
 	foreach my $wish (
-		[ 'server', $here, $days ],
-		# It ended before it began, which no client looks at.
-		[ 'expired', $here, -1 ],
-		[ 'otherhost', 'DNS:elsewhere.example.test', $days ])
+		[ 'server', $here, '-days' => $days ],
+		[ 'expired', $here, '-startdate' => '20240101000000Z', '-enddate' => '20240102000000Z' ],
+		[ 'otherhost', 'DNS:elsewhere.example.test', '-days' => $days ])
 	{
-		my ($name, $hosts, $lifetime) = @$wish;
+		my ($name, $hosts, @validity) = @$wish;
 		my $request = "$dir/$name.csr";
 		@files{ "${name}_cert", "${name}_key" } = ("$dir/$name.crt", "$dir/$name.key");
 
 		_openssl('req', '-new', @new_key, '-subj' => "/CN=Conduit test $name",
 			'-addext' => "subjectAltName=$hosts",
 			'-keyout' => $files{"${name}_key"}, '-out' => $request);
-		_openssl('x509', '-req', '-in' => $request, '-copy_extensions' => 'copy',
-			'-CA' => $files{ca}, '-CAkey' => $files{ca_key},
-			'-days' => $lifetime, '-out' => $files{"${name}_cert"});
+		_openssl('ca', '-batch', '-notext', '-config' => $config, '-in' => $request,
+			'-cert' => $files{ca}, '-keyfile' => $files{ca_key},
+			@validity, '-out' => $files{"${name}_cert"});
 		unlink $request;
 	}
 
@@ -467,6 +482,15 @@ sub make_cert
 
 	chmod 0600, grep { /\.key$/ } values %files;
 	return %files;
+}
+
+sub _write
+{
+	my ($path, $text) = @_;
+	open(my $file, '>', $path) or croak "could not write $path: $!";
+	print $file $text;
+	close($file) or croak "could not write $path: $!";
+	return;
 }
 
 sub _openssl
