@@ -24,7 +24,8 @@ OBJS = src/conduit.o \
 	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
-	src/worker/drain.o src/worker/launcher.o src/worker/queue.o src/worker/worker.o
+	src/worker/drain.o src/worker/landing.o src/worker/launcher.o src/worker/queue.o \
+	src/worker/takeoff.o src/worker/worker.o
 
 # The parts of the extension script, in order.
 SQL_PARTS = schema profile connector client connection credential refresh event key health catalogue finish
@@ -36,14 +37,15 @@ EXTRA_CLEAN = test/unit/*.o test/unit/*.so test/unit/*.bc
 PG_CPPFLAGS = -I$(srcdir)/src -DCONDUIT_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl -lssl -lcrypto
 
-# Both suites start a server of their own, with a keyring made for the occasion.
-TEST_OPTS = --inputdir=$(srcdir)/test --temp-config=$(TEST_DIR)/conduit.conf --no-locale --encoding=UTF8
+# Each suite starts a server of its own, with a keyring made for the occasion,
+# to which its tests may add keys.
+TEST_OPTS = --inputdir=$(srcdir)/test --no-locale --encoding=UTF8
 TEST_DIR = $(CURDIR)/tmp_check
 REGRESS = setup extension catalogue connection credential errors privileges keyring
-REGRESS_OPTS = $(TEST_OPTS) --outputdir=$(TEST_DIR)/regress --temp-instance=$(TEST_DIR)/regress/instance
+REGRESS_OPTS = $(TEST_OPTS) --temp-config=$(TEST_DIR)/regress/conduit.conf --outputdir=$(TEST_DIR)/regress --temp-instance=$(TEST_DIR)/regress/instance
 ISOLATION = store_store store_vend create_create revoke_store rewrap
-ISOLATION_OPTS = $(TEST_OPTS) --load-extension=pgcrypto --load-extension=conduit --outputdir=$(TEST_DIR)/isolation --temp-instance=$(TEST_DIR)/isolation/instance
-REGRESS_PREP = $(TEST_DIR)/conduit.conf
+ISOLATION_OPTS = $(TEST_OPTS) --temp-config=$(TEST_DIR)/isolation/conduit.conf --load-extension=pgcrypto --load-extension=conduit --outputdir=$(TEST_DIR)/isolation --temp-instance=$(TEST_DIR)/isolation/instance
+REGRESS_PREP = $(TEST_DIR)/regress/conduit.conf $(TEST_DIR)/isolation/conduit.conf
 TAP_TESTS = 1
 PROVE_TESTS = $(srcdir)/test/t/*.pl
 
@@ -58,10 +60,10 @@ conduit--$(EXTVERSION).sql: $(SQL_PARTS:%=$(srcdir)/sql/%.sql) $(srcdir)/conduit
 # Headers are few and widely included: any change rebuilds all.
 $(OBJS): $(wildcard $(srcdir)/src/*/*.h) $(srcdir)/conduit.control
 
-# The keyring is outside of the servers' data directories and its owner's alone.
-.PHONY: $(TEST_DIR)/conduit.conf
-$(TEST_DIR)/conduit.conf: $(srcdir)/test/conduit.conf
-	mkdir -p $(TEST_DIR)/regress $(TEST_DIR)/isolation
-	rm -f $(TEST_DIR)/keyring
-	umask 077 && echo "k1:`dd if=/dev/urandom bs=32 count=1 2>/dev/null | base64`" >$(TEST_DIR)/keyring
-	{ cat $<; echo "conduit.keyring_file = '$(TEST_DIR)/keyring'"; } >$@
+# A keyring is outside of the server's data directory and its owner's alone.
+.PHONY: $(REGRESS_PREP)
+$(REGRESS_PREP): $(srcdir)/test/conduit.conf
+	mkdir -p $(@D)
+	rm -f $(@D)/keyring
+	umask 077 && echo "k1:`dd if=/dev/urandom bs=32 count=1 2>/dev/null | base64`" >$(@D)/keyring
+	{ cat $<; echo "conduit.keyring_file = '$(@D)/keyring'"; } >$@

@@ -232,6 +232,10 @@ foreach my $case (
 	$caller->send(Conduit::Cluster::vend_query('alice', $late->[0]));
 	ok($cluster->poll("SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = " . $caller->pid), 'a reader asks for the next generation');
 	$holder->simple('COMMIT');
+	# It looks after what is parked four times a second: when it wakes, it is
+	# to find that time over as well as the request.
+	my $committed = $cluster->sql('SELECT clock_timestamp()');
+	ok($cluster->poll("SELECT clock_timestamp() > '$committed'::timestamptz + interval '300 ms'"), 'which comes just after the reply could be moved');
 	kill('CONT', $worker);
 	is(Conduit::Cluster::vend_text($caller->receive), "$late->[1]-2", 'and is given it');
 	ok(wait_for_generation(2, $late->[0]), 'it is in its place');

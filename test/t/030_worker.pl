@@ -193,6 +193,25 @@ $provider->wait_for('/token/slow', 'hanging', 1);
 $provider->script('/token/slow', []);
 $provider->release;
 ok($cluster->poll('SELECT in_flight = 0 AND queued = 0 FROM conduit_health()'), 'and is served, too');
+
+# Also where it was there first, if it has answered nothing of late.
+$cluster->setting('conduit.max_in_flight', 8);
+$cluster->connector('stuck', token_url => $provider->url . '/token/stuck');
+$cluster->sql("SELECT conduit_delete_owner('owner of slow'), conduit_delete_owner('owner of test')");
+@others = connections($cluster, 'stuck', 12);
+$provider->script('/token/stuck', [$hang], repeat_last => JSON::PP::true);
+advance(3500);
+$provider->wait_for('/token/stuck', 'hanging', 6);
+ok($cluster->poll('SELECT in_flight = 6 AND queued = 6 FROM conduit_health()'), 'a connector that hangs does not get all places');
+my @later = connections($cluster, 'test', 6);
+$cluster->sql(qq{SELECT conduit_refresh('owner of test', '$_')}) for @later;
+is(generations($cluster, @later), '2', 'so that another one is served');
+is($provider->counts('/token/stuck')->{hanging}, 6, 'while it hangs');
+$provider->script('/token/stuck', []);
+$provider->release;
+ok($cluster->poll('SELECT in_flight = 0 AND queued = 0 FROM conduit_health()') && wait_for_generation($cluster, 2, @others), 'and so is the first, in the end');
+$cluster->sql("SELECT conduit_delete_owner('owner of stuck')");
+@others = @later;
 $cluster->setting('conduit.max_in_flight', 64);
 
 # ---- paused for one database ----

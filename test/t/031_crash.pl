@@ -244,7 +244,6 @@ sub plug
 # Flights are locked as well: the reply waits in memory, and nothing new is claimed.
 {
 	my ($id, $grant) = connect_one();
-	my ($other, $other_grant);
 	my $session = $cluster->session;
 	my $offset = -s $node->logfile;
 
@@ -288,7 +287,6 @@ sub plug
 
 {
 	my ($id, $grant) = connect_one();
-	my $live;
 
 	$cluster->sql("BEGIN; SELECT FROM conduit.connection WHERE id = '$id' FOR UPDATE; PREPARE TRANSACTION 'holder'");
 	advance(3500);

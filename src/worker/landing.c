@@ -1,0 +1,252 @@
+/*-------------------------------------------------------------------------
+ *
+ * landing.c
+ *	  What follows a provider's answer: settle it, park it, move what is parked.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker/round.h"
+
+#include "utils/memutils.h"
+
+#include "lifecycle/store.h"
+#include "provider/http.h"
+#include "shared/stats.h"
+#include "worker/queue.h"
+
+/* Milliseconds. */
+#define RETRY_SETTLE 1000
+#define LAST_RETRY_SETTLE 30000
+
+#define PARKED_BATCH 256
+
+static void
+finish_flight(RefreshFlight *flight, SettleResult result)
+{
+	Task	   *task = flight->owner;
+	OutcomeClass outcome = flight->outcome.outcome;
+
+	conduit_stats_add(flight->place.connector, STATS_REFRESHED + outcome, 1);
+	if (result == SETTLE_PARKED)
+	{
+		conduit_round.parked++;
+		conduit_round.parked_at = conduit_real_time_in(CONDUIT_RETRY_PARKED);
+	}
+	if (outcome == OUTCOME_DEAD)
+		conduit_round.tell = true;
+	conduit_queue_finish(task, conduit_refresh_answer(flight, result), outcome == OUTCOME_REFRESHED);
+	conduit_refresh_free(flight);
+}
+
+static void
+seal_or_raise(RefreshFlight *flight)
+{
+	if (conduit_refresh_seal(flight) != SEAL_OK)
+		ereport(ERROR,
+				(errmsg("a refreshed token waits in memory to be sealed"),
+				 errhint("Restore the keyring, then reload.")));
+}
+
+/* Seal, then settle up to n flights from the head of the list in one transaction. */
+static void
+settle_together(int n)
+{
+	SettleResult results[CONDUIT_ROUND_BATCH];
+	StoreScope	scope;
+
+	conduit_round_begin();
+	for (int i = 0; i < n; i++)
+		seal_or_raise(list_nth(conduit_round.unsettled, i));
+	conduit_store_begin(&scope);
+	for (int i = 0; i < n; i++)
+		results[i] = conduit_refresh_settle(list_nth(conduit_round.unsettled, i));
+	conduit_store_end(&scope);
+	conduit_round_commit();
+
+	for (int i = 0; i < n; i++)
+	{
+		finish_flight(linitial(conduit_round.unsettled), results[i]);
+		conduit_round.unsettled = list_delete_first(conduit_round.unsettled);
+	}
+}
+
+/* The head of the list resists: keep it at least where a crash cannot lose it. */
+static void
+park_head(void)
+{
+	RefreshFlight *flight = linitial(conduit_round.unsettled);
+	StoreScope	scope;
+
+	conduit_round_begin();
+	seal_or_raise(flight);
+	conduit_store_begin(&scope);
+	conduit_refresh_park(flight);
+	conduit_store_end(&scope);
+	conduit_round_commit();
+	finish_flight(flight, SETTLE_PARKED);
+	conduit_round.unsettled = list_delete_first(conduit_round.unsettled);
+}
+
+typedef void (*SettleStep) (int n);
+
+static void
+park_step(int n)
+{
+	park_head();
+}
+
+static bool
+try_settle(SettleStep step, int n, const char *what)
+{
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		step(n);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover(what);
+	}
+	PG_END_TRY();
+	return done;
+}
+
+/*
+ * All that has been answered, before anything else is done with it.  A batch
+ * that fails is taken apart; what fails alone is parked; if that fails too, the
+ * disk is full or worse, and everything is kept and tried again later.
+ */
+static void
+settle(void)
+{
+	bool		alone = false;
+
+	if (conduit_round.unsettled == NIL || conduit_round.settle_at > GetCurrentTimestamp())
+		return;
+	while (conduit_round.unsettled != NIL)
+	{
+		int			n = alone ? 1 : Min(CONDUIT_ROUND_BATCH, list_length(conduit_round.unsettled));
+
+		if (try_settle(settle_together, n, "settling"))
+			continue;
+		if (n > 1)
+			alone = true;
+		else if (!try_settle(park_step, 1, "parking"))
+		{
+			conduit_round.settle_failed = true;
+			conduit_round.settle_delay = Max(RETRY_SETTLE, Min(conduit_round.settle_delay * 2, LAST_RETRY_SETTLE));
+			conduit_round.settle_at = conduit_real_time_in(conduit_round.settle_delay);
+			return;
+		}
+	}
+	conduit_round.settle_failed = false;
+	conduit_round.settle_delay = 0;
+}
+
+void
+conduit_add_unsettled(RefreshFlight *flight)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	conduit_round.unsettled = lappend(conduit_round.unsettled, flight);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Send or receive; what fails for want of memory, say, must not leave a flight
+ * behind that nobody looks after: it is in doubt, or was never sent.
+ */
+bool
+conduit_try_flight(bool (*step) (RefreshFlight *), RefreshFlight *flight, const char *what)
+{
+	volatile bool result = false;
+
+	PG_TRY();
+	{
+		result = step(flight);
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover(what);
+		conduit_refresh_give_up(flight);
+		result = step == conduit_refresh_receive;
+	}
+	PG_END_TRY();
+	return result;
+}
+
+void
+conduit_take_answers(void)
+{
+	Exchange   *exchange;
+
+	conduit_http_pump();
+	while ((exchange = conduit_exchange_next_finished()) != NULL)
+	{
+		RefreshFlight *flight = conduit_exchange_owner(exchange);
+
+		if (conduit_try_flight(conduit_refresh_receive, flight, "reading a reply"))
+			conduit_add_unsettled(flight);
+	}
+	settle();
+}
+
+/* The parked flight that is being moved, for a step without argument. */
+static RefreshFlight *parked_flight;
+static int	parked_moved;
+
+static void
+move_one_parked(void)
+{
+	StoreScope	scope;
+
+	conduit_round_begin();
+	conduit_store_begin(&scope);
+	if (conduit_refresh_settle(parked_flight) == SETTLED)
+		parked_moved++;
+	conduit_store_end(&scope);
+	conduit_round_commit();
+	conduit_round.tell |= parked_flight->outcome.outcome == OUTCOME_DEAD;
+}
+
+/*
+ * A page of the parked flights, each in a transaction of its own: one that
+ * cannot be settled keeps no other.
+ */
+void
+conduit_move_parked(void)
+{
+	static pg_uuid_t page = {{0}};
+	static bool first_page = true;
+	MemoryContext context = conduit_round_context;
+	List	   *flights;
+	ListCell   *cell;
+	StoreScope	scope;
+	bool		last_page;
+
+	conduit_round_begin();
+	conduit_store_begin(&scope);
+	flights = conduit_refresh_load_parked(&page, PARKED_BATCH, context);
+	conduit_store_end(&scope);
+	conduit_round_commit();
+
+	parked_moved = 0;
+	last_page = list_length(flights) < PARKED_BATCH;
+	memset(&page, 0, sizeof(page));
+	foreach(cell, flights)
+	{
+		parked_flight = lfirst(cell);
+		if (!last_page)
+			page = parked_flight->place.connection;
+		conduit_guarded(move_one_parked, "moving a parked reply");
+	}
+
+	/* The count is a hint, but for what a whole look has found. */
+	if (first_page && last_page)
+		conduit_round.parked = list_length(flights) - parked_moved;
+	else
+		conduit_round.parked = Max(conduit_round.parked - parked_moved, 1);
+	first_page = last_page;
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * round.h
+ *	  What the parts of a worker's round share: its state, its transactions, and
+ *	  how an error ends a step but not the worker.
+ *
+ * worker.c has the loop, takeoff.c what leads up to a request (due, claim,
+ * send), landing.c what follows its answer (settle, park, move).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONDUIT_ROUND_H
+#define CONDUIT_ROUND_H
+
+#include "base/compat.h"
+#include "lifecycle/due.h"
+#include "lifecycle/refresh.h"
+#include "nodes/pg_list.h"
+#include "shared/roster.h"
+
+/* Claims and settles that share a transaction, at most. */
+#define CONDUIT_ROUND_BATCH 64
+
+/* Due tasks in memory, at most. */
+#define CONDUIT_MAX_QUEUED 10000
+
+/* Milliseconds between looks at parked replies. */
+#define CONDUIT_RETRY_PARKED 250
+
+typedef struct WorkerRound
+{
+	bool		restart;		/* settings of the database have changed */
+	RosterPause pause;
+	bool		check;			/* the extension or its identity may have changed */
+	bool		tell;			/* there may be events without a number */
+	List	   *unsettled;		/* RefreshFlight *: answered, not settled yet */
+	bool		settle_failed;	/* the last settle could not commit */
+	int			settle_delay;	/* until the next try */
+	int			parked;
+	TimestampTz settle_at;		/* real time: when to try again */
+	TimestampTz parked_at;
+	TimestampTz housekeeping_at;
+	TimestampTz full_scan_at;
+	TimestampTz scan_at;
+	DueMark		scanned_to;		/* everything before is in memory */
+	TimestampTz skipped_from;	/* but for full lanes, from here on */
+	TimestampTz next_due;
+	RosterReport report;
+} WorkerRound;
+
+extern WorkerRound conduit_round;
+
+/* Reset after each round. */
+extern MemoryContext conduit_round_context;
+
+/* A transaction of the worker; both leave the round's context the current one. */
+extern void conduit_round_begin(void);
+extern void conduit_round_commit(void);
+
+/* In PG_CATCH: report, abort, and be outside of any transaction again. */
+extern void conduit_round_recover(const char *what);
+
+/* conduit_guarded runs a step; an error ends it alone. */
+typedef void (*WorkerStep) (void);
+extern void conduit_guarded(WorkerStep step, const char *what);
+
+extern TimestampTz conduit_real_time_in(int milliseconds);
+extern void conduit_take_requests(void);
+
+/* takeoff.c */
+extern void conduit_scan_from(TimestampTz from);
+extern bool conduit_scan_wanted(TimestampTz real_now);
+extern void conduit_scan_due(void);
+extern void conduit_claim_and_send(void);
+
+/* landing.c */
+extern bool conduit_try_flight(bool (*step) (RefreshFlight *), RefreshFlight *flight, const char *what);
+extern void conduit_add_unsettled(RefreshFlight *flight);
+extern void conduit_take_answers(void);
+extern void conduit_move_parked(void);
+
+#endif							/* CONDUIT_ROUND_H */
