@@ -95,8 +95,6 @@ DECLARE
 	role oid;
 	login text;
 	granted record;
-	functions CONSTANT name := (SELECT n.nspname FROM pg_catalog.pg_extension e
-		JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'conduit');
 BEGIN
 	SELECT r.oid INTO role FROM pg_catalog.pg_roles r WHERE r.rolname = role_name;
 	IF role IS NULL THEN

@@ -17,9 +17,11 @@
 #include "base/report.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/catalogue.h"
+#include "lifecycle/commit.h"
 #include "lifecycle/credential.h"
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
+#include "shared/roster.h"
 
 #define MAX_REDIRECT_URIS 32
 #define MAX_REDIRECT_URI_LEN 2048
@@ -290,6 +292,28 @@ add_secret(const pg_uuid_t *client, const char *tenant, const ConduitConnector *
 	conduit_store_run(&prune, &prune_args);
 }
 
+/*
+ * What failed for our own misconfiguration need not wait out its backoff: this
+ * call may have mended it.  Rows that somebody holds wait.
+ */
+static void
+try_again(const char *connector, const char *tenant)
+{
+	static StoreQuery update = {
+		"UPDATE conduit.credential SET next_attempt_at = NULL, refresh_at = due_at WHERE connection_id IN ("
+		" SELECT connection_id FROM conduit.credential WHERE connector = $1 AND ($2 = '' OR tenant = $2)"
+		" AND status = 'ACTIVE' AND last_error = 'config' AND refresh IS NOT NULL"
+		" FOR NO KEY UPDATE SKIP LOCKED)",
+		2, {TEXTOID, TEXTOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_text(&args, connector);
+	conduit_arg_text(&args, tenant);
+	if (conduit_store_run(&update, &args) > 0)
+		conduit_at_commit(NUDGE_DUE, DT_NOBEGIN);
+}
+
 /* conduit_set_client(connector, client_id, client_secret, redirect_uris, tenant) */
 Datum
 conduit_set_client(PG_FUNCTION_ARGS)
@@ -322,6 +346,7 @@ conduit_set_client(PG_FUNCTION_ARGS)
 	client = upsert_client(tenant, slug, client_id, redirect_uris, PG_ARGISNULL(3));
 	if (client_secret != NULL)
 		add_secret(&client, tenant, connector, client_secret);
+	try_again(slug, tenant);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();
 }

@@ -53,6 +53,7 @@ typedef struct RefreshFlight
 	Exchange   *exchange;
 	TimestampTz reply_at;
 	TokenOutcome outcome;
+	bool		refresh_kept;	/* the reply had no refresh token: the old one stays */
 	bool		sealed;			/* access and refresh are those of the reply */
 	bool		parked;			/* the outcome stands in the flight row */
 	void	   *owner;			/* the worker's */

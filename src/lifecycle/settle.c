@@ -141,7 +141,10 @@ conduit_refresh_seal(RefreshFlight *flight)
 
 	old = MemoryContextSwitchTo(flight->context);
 	if (grant->secret.refresh_token.data == NULL)
+	{
 		grant->secret.refresh_token = flight->refresh_part.refresh_token;
+		flight->refresh_kept = true;
+	}
 	if (flight->access != NULL &&
 		conduit_secret_open(&place, flight->access, &opened, &before, NULL) == SEAL_OK)
 	{
@@ -228,7 +231,8 @@ apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
 	StoreArgs	args = {0};
 
 	/* A refresh token that was kept expires when it did. */
-	if (TIMESTAMP_IS_NOEND(refresh_expires_at) && !flight->connector->refresh_rotates)
+	if (TIMESTAMP_IS_NOEND(refresh_expires_at) &&
+		(flight->refresh_kept || !flight->connector->refresh_rotates))
 		refresh_expires_at = row->refresh_expires_at;
 
 	conduit_arg_uuid(&args, &flight->place.connection);
@@ -313,7 +317,10 @@ apply_dead(RefreshFlight *flight)
 	row.status = conduit_row_text(0, 1, CurrentMemoryContext);
 	client_id = conduit_row_text(0, 2, CurrentMemoryContext);
 	if (client_id != NULL && flight->client_id != NULL && strcmp(client_id, flight->client_id) != 0)
+	{
+		conduit_at_commit(NUDGE_DUE, DT_NOBEGIN);	/* still due, under its own client */
 		return;
+	}
 
 	conduit_arg_uuid(&args, &flight->place.connection);
 	conduit_arg_text(&args, conduit_outcome_name(OUTCOME_DEAD));

@@ -346,6 +346,8 @@ $cluster->sql(q{SELECT conduit_register_connector('github2', '{"extends": "githu
 	advance(3601);
 	is($cluster->error("SELECT conduit_vend('alice', '$id')") =~ s/ retry_after=\d+//r, 'PT500|connector is not configured|client_missing|Set its client with conduit_set_client().', 'and an error when the token has expired');
 	is(requests('unset'), 0, 'the provider was not asked');
+	$cluster->sql("SELECT conduit_set_client('unset', 'cid', 'the-client-secret')");
+	ok($cluster->poll("SELECT generation = 2 AND last_error IS NULL FROM conduit_get_connection('alice', '$id')"), 'and is as soon as the client is set, whatever the backoff');
 
 	my %ids = map { $_ => $cluster->connection('alice', $_, { refresh_token => 'a' }) } qw(github github2);
 	$ids{tenant} = $cluster->sql(q{SELECT conduit_create_connection('alice', 'github', tenant => 'acme')});
