@@ -68,7 +68,8 @@ quietly()
 # A server and what extensions are built with, both.
 is_complete_postgres()
 {
-	[ -x "$1" ] && [ -f "$("$1" --pgxs)" ] && [ -x "$("$1" --bindir)/postgres" ]
+	[ -x "$1" ] && [ -f "$("$1" --pgxs)" ] && [ -f "$("$1" --includedir-server)/postgres.h" ] &&
+		[ -x "$("$1" --bindir)/postgres" ]
 }
 
 # Prints the pg_config to use: PG_CONFIG, the first one in PATH, Debian's newest.

@@ -151,12 +151,6 @@ conduit_warn(ConduitError error, const char *detail)
 			 errhidecontext(true)));
 }
 
-const char *
-conduit_error_message(ConduitError error)
-{
-	return error_texts[error].message;
-}
-
 void
 conduit_bad_argument(const char *message, const char *detail, const char *hint)
 {

@@ -45,9 +45,6 @@ pg_noreturn extern void conduit_raise(ConduitError error, const char *detail);
 /* conduit_warn sends the same text as a WARNING to the client. */
 extern void conduit_warn(ConduitError error, const char *detail);
 
-/* The message alone, for rows that report an error instead of raising it. */
-extern const char *conduit_error_message(ConduitError error);
-
 /*
  * conduit_bad_argument throws 22023.  message is a constant ("invalid owner"),
  * detail NULL or free of input beyond names that the caller chose as

@@ -16,7 +16,6 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -272,24 +271,6 @@ conduit_row_uuid(uint64 row, int column)
 	if (!isnull)
 		result = *DatumGetUUIDP(value);
 	return result;
-}
-
-Datum
-conduit_row_datum(uint64 row, int column, MemoryContext context, bool *isnull)
-{
-	Datum		value = row_value(row, column, isnull);
-	Oid			type = SPI_gettypeid(SPI_tuptable->tupdesc, column);
-	int16		length;
-	bool		byval;
-	MemoryContext old;
-
-	if (*isnull)
-		return (Datum) 0;
-	get_typlenbyval(type, &length, &byval);
-	old = MemoryContextSwitchTo(context);
-	value = datumCopy(value, byval, length);
-	MemoryContextSwitchTo(old);
-	return value;
 }
 
 void

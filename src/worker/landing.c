@@ -72,7 +72,7 @@ settle_together(int n)
 
 /* The head of the list resists: keep it at least where a crash cannot lose it. */
 static void
-park_head(void)
+park_head(int n)
 {
 	RefreshFlight *flight = linitial(conduit_round.unsettled);
 	StoreScope	scope;
@@ -88,12 +88,6 @@ park_head(void)
 }
 
 typedef void (*SettleStep) (int n);
-
-static void
-park_step(int n)
-{
-	park_head();
-}
 
 static bool
 try_settle(SettleStep step, int n, const char *what)
@@ -133,7 +127,7 @@ settle(void)
 			continue;
 		if (n > 1)
 			alone = true;
-		else if (!try_settle(park_step, 1, "parking"))
+		else if (!try_settle(park_head, 1, "parking"))
 		{
 			conduit_round.settle_failed = true;
 			conduit_round.settle_delay = Max(RETRY_SETTLE, Min(conduit_round.settle_delay * 2, LAST_RETRY_SETTLE));
