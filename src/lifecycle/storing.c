@@ -51,6 +51,9 @@ static const PlainField basic_fields[] = {
 
 static const char *const kind_names[] = {
 	[AUTH_OAUTH2_CODE] = "OAUTH2",
+	[AUTH_CLIENT_CREDENTIALS] = "CLIENT",
+	[AUTH_JWT_BEARER] = "JWT",
+	[AUTH_BEARER_RENEW] = "OAUTH2",
 	[AUTH_API_KEY] = "API_KEY",
 	[AUTH_BASIC] = "BASIC"
 };
@@ -144,6 +147,9 @@ read_secret(const ConduitConnector *connector, char *buffer, int length, Timesta
 	switch (connector->auth_type)
 	{
 		case AUTH_OAUTH2_CODE:
+		case AUTH_CLIENT_CREDENTIALS:
+		case AUTH_JWT_BEARER:
+		case AUTH_BEARER_RENEW:
 			problem = conduit_token_grant_from_json(connector, object, now, false, grant);
 			if (problem != NULL)
 				bad_secret(problem, "Pass the provider's token response as it is.");

@@ -265,16 +265,14 @@ extract_error(const ConduitJson *body, char *code, const char **description, boo
 static bool
 connector_says_dead(const ConduitConnector *connector, const char *code)
 {
-	ListCell   *cell;
-
 	if (code[0] == '\0')
 		return false;
-	foreach(cell, connector->dead_errors)
+	for (int i = 0; i < connector->nerror_codes; i++)
 	{
 		char		cleaned[OUTCOME_CODE_LEN + 1];
 
-		conduit_classify_clean_code(lfirst(cell), cleaned);
-		if (same_code(cleaned, code))
+		conduit_classify_clean_code(connector->error_codes[i].text, cleaned);
+		if (connector->error_codes[i].outcome == OUTCOME_DEAD && same_code(cleaned, code))
 			return true;
 	}
 	return false;

@@ -465,25 +465,29 @@ read_api_auth(const Reader *reader)
 	return api_auth;
 }
 
-static List *
+static void
 read_dead_errors(const Reader *reader)
 {
 	const ConduitJson *value = get_field(reader, "dead_errors");
-	List	   *result = NIL;
+	ConduitConnector *connector = reader->connector;
+	int			n = 0;
 
 	if (value == NULL)
-		return NIL;
+		return;
 	if (value->type != CONDUIT_JSON_ARRAY)
 		bad_field("dead_errors", "not an array", "Give an array of error codes.");
+	for (const ConduitJson *e = value->first; e != NULL; e = e->next)
+		n++;
+	connector->error_codes = palloc0(sizeof(ErrorMeaning) * (n + 1));
 	for (const ConduitJson *e = value->first; e != NULL; e = e->next)
 	{
 		if (e->type != CONDUIT_JSON_STRING || e->length < 1 || e->length > 64 ||
 			has_control_character(e->text))
 			bad_field("dead_errors", "an entry is not an error code",
 					  "Give codes as the provider sends them, of at most 64 characters.");
-		result = lappend(result, pstrdup(e->text));
+		connector->error_codes[connector->nerror_codes].text = pstrdup(e->text);
+		connector->error_codes[connector->nerror_codes++].outcome = OUTCOME_DEAD;
 	}
-	return result;
 }
 
 static List *
@@ -579,18 +583,21 @@ parse_definition(const char *slug, const char *definition, bool check_egress)
 	connector->extra_authorize_params =
 		read_request_params(&reader, "extra_authorize_params", authorize_request_params,
 							lengthof(authorize_request_params), true);
-	connector->extra_token_params =
+	connector->code_request.method = connector->refresh_request.method = "POST";
+	connector->code_request.grant_type = "authorization_code";
+	connector->refresh_request.grant_type = "refresh_token";
+	connector->code_request.extra_params = connector->refresh_request.extra_params =
 		read_request_params(&reader, "extra_token_params", token_request_params,
 							lengthof(token_request_params), false);
 	connector->access_token_lifetime_s = read_integer(&reader, "access_token_lifetime_s", 0, 0, MAX_YEARS_10);
 	connector->refresh_token_lifetime_s = read_integer(&reader, "refresh_token_lifetime_s", 0, 0, MAX_YEARS_10);
 	connector->refresh_lead_s = read_integer(&reader, "refresh_lead_s", -1, 0, 30 * 86400);
-	connector->dead_errors = read_dead_errors(&reader);
+	read_dead_errors(&reader);
 	connector->dead_statuses = read_dead_statuses(&reader);
-	connector->rate_limit_requests = read_integer(&reader, "rate_limit_requests", 0, 1, 1000000000);
-	connector->rate_limit_window_s = read_integer(&reader, "rate_limit_window_s", 0, 1, 31 * 86400);
-	if ((connector->rate_limit_requests == 0) != (connector->rate_limit_window_s == 0))
-		bad_field(connector->rate_limit_requests == 0 ? "rate_limit_requests" : "rate_limit_window_s",
+	connector->api_limit.requests = read_integer(&reader, "rate_limit_requests", 0, 1, 1000000000);
+	connector->api_limit.window_s = read_integer(&reader, "rate_limit_window_s", 0, 1, 31 * 86400);
+	if ((connector->api_limit.requests == 0) != (connector->api_limit.window_s == 0))
+		bad_field(connector->api_limit.requests == 0 ? "rate_limit_requests" : "rate_limit_window_s",
 				  "missing", "Give both rate_limit_requests and rate_limit_window_s, or neither.");
 	return connector;
 }

@@ -111,7 +111,7 @@ static void
 build_body(const RefreshRequest *request, Builder *body)
 {
 	const ConduitConnector *connector = request->connector;
-	const ConduitJson *extra = connector->extra_token_params ? connector->extra_token_params->first : NULL;
+	const ConduitJson *extra = connector->refresh_request.extra_params ? connector->refresh_request.extra_params->first : NULL;
 	Size		bound = pair_bound("grant_type", 16) + pair_bound("refresh_token", request->refresh_token.length);
 
 	if (request->client_id != NULL)

@@ -19,16 +19,6 @@
 #include "provider/http.h"
 #include "vault/secret.h"
 
-typedef enum OutcomeClass
-{
-	OUTCOME_REFRESHED,
-	OUTCOME_DEAD,				/* the refresh token that was sent is dead */
-	OUTCOME_CONFIG,				/* our client or connector is at fault */
-	OUTCOME_THROTTLED,
-	OUTCOME_TRANSIENT,			/* the token was not consumed */
-	OUTCOME_UNKNOWN				/* it may have been: in doubt */
-} OutcomeClass;
-
 #define OUTCOME_CODE_LEN 64
 
 /*

@@ -571,10 +571,10 @@ check_all('definitions taken', map {
 	[ 'unknown rotates', $with->('"refresh_rotates":"unknown","pkce":"required"'), qr/pkce=1 .*rotates=1/ ],
 	[ 'booleans', $with->('"refresh_rotates":false,"pkce":false'), qr/pkce=0 .*rotates=0/ ],
 	[ 'plus', $with->('"scope_separator":"+"'), qr/separator='\+'/ ],
-	[ 'api_key', $key, qr/type=1/ ],
-	[ 'api_key with null token fields', '{"auth_type":"api_key","token_url":null}', qr/type=1/ ],
-	[ 'basic', '{"auth_type":"basic","api_auth":"Authorization: Basic {basic}"}', qr/type=2/ ],
-	[ 'a loopback host that is allowed', '{"auth_type":"api_key","api_base_url":"http://127.0.0.1:8080/x"}', qr/type=1/ ],
+	[ 'api_key', $key, qr/type=4/ ],
+	[ 'api_key with null token fields', '{"auth_type":"api_key","token_url":null}', qr/type=4/ ],
+	[ 'basic', '{"auth_type":"basic","api_auth":"Authorization: Basic {basic}"}', qr/type=5/ ],
+	[ 'a loopback host that is allowed', '{"auth_type":"api_key","api_base_url":"http://127.0.0.1:8080/x"}', qr/type=4/ ],
 ));
 check_all('slugs', map { [ $_->[0], "unit_slug_valid('$_->[0]')", $_->[1] ] } (
 	[ 'github', 't' ], [ 'a', 't' ], [ 'a-b_c9', 't' ], [ '', 'f' ], [ '9a', 'f' ], [ '-a', 'f' ], [ 'a-', 'f' ], [ 'a--b', 'f' ], [ 'a_-b', 'f' ],

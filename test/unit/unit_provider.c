@@ -65,19 +65,19 @@ unit_connector(PG_FUNCTION_ARGS)
 	appendStringInfo(&out, "name=%s type=%d auth=%d pkce=%d separator='%s' rotates=%d access=%d refresh=%d lead=%d rate=%d/%d",
 					 c->name, c->auth_type, c->client_auth, c->pkce, c->scope_separator, c->refresh_rotates,
 					 c->access_token_lifetime_s, c->refresh_token_lifetime_s, c->refresh_lead_s,
-					 c->rate_limit_requests, c->rate_limit_window_s);
+					 c->api_limit.requests, c->api_limit.window_s);
 	if (c->extra_authorize_params)
 	{
 		appendStringInfoString(&out, " authorize=");
 		conduit_json_write(&out, c->extra_authorize_params);
 	}
-	if (c->extra_token_params)
+	if (c->code_request.extra_params)
 	{
 		appendStringInfoString(&out, " token=");
-		conduit_json_write(&out, c->extra_token_params);
+		conduit_json_write(&out, c->code_request.extra_params);
 	}
-	foreach(cell, c->dead_errors)
-		appendStringInfo(&out, " dead=%s", (char *) lfirst(cell));
+	for (int i = 0; i < c->nerror_codes; i++)
+		appendStringInfo(&out, " %s=%s", conduit_outcome_name(c->error_codes[i].outcome), c->error_codes[i].text);
 	foreach(cell, c->dead_statuses)
 		appendStringInfo(&out, " dead=%d", lfirst_int(cell));
 	PG_RETURN_TEXT_P(cstring_to_text(out.data));
