@@ -10,7 +10,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/con
 
 MODULE_big = conduit
 OBJS = src/conduit.o \
-	src/base/clock.o src/base/json.o src/base/report.o src/base/settings.o \
+	src/base/base64url.o src/base/clock.o src/base/json.o src/base/report.o src/base/settings.o \
 	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
 	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \

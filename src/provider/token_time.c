@@ -12,11 +12,11 @@
 
 #include <ctype.h>
 #include <math.h>
-#include <openssl/evp.h>
 
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
+#include "base/base64url.h"
 #include "provider/token_time.h"
 #include "vault/seal.h"
 
@@ -139,10 +139,8 @@ conduit_read_jwt_expiry(const SecretText *token, TimestampTz *expires_at, double
 {
 	const char *dot = memchr(token->data, '.', token->length);
 	const char *end;
-	char	   *base64;
 	char	   *payload;
-	int			length;
-	int			padded;
+	int			size;
 	int			decoded;
 	bool		found = false;
 
@@ -152,20 +150,9 @@ conduit_read_jwt_expiry(const SecretText *token, TimestampTz *expires_at, double
 	end = memchr(dot, '.', token->data + token->length - dot);
 	if (end == NULL || end == dot)
 		return false;
-	length = end - dot;
-	padded = (length + 3) / 4 * 4;
-	base64 = palloc(padded);
-	for (int i = 0; i < padded; i++)
-	{
-		char		c = i < length ? dot[i] : '=';
-
-		base64[i] = c == '-' ? '+' : c == '_' ? '/' : c;
-	}
-	payload = palloc(padded + 1);
-
-	/* Counts the padding as bytes; a claims object is not so short that it is all. */
-	decoded = EVP_DecodeBlock((unsigned char *) payload, (unsigned char *) base64, padded) -
-		(padded - length);
+	size = conduit_base64url_decoded_length(end - dot) + 1;
+	payload = palloc0(size);
+	decoded = conduit_base64url_decode(dot, end - dot, payload);
 	if (decoded > 0)
 	{
 		const char *problem;
@@ -184,9 +171,7 @@ conduit_read_jwt_expiry(const SecretText *token, TimestampTz *expires_at, double
 			found = true;
 		}
 	}
-	conduit_wipe(base64, padded);
-	conduit_wipe(payload, padded + 1);
-	pfree(base64);
+	conduit_wipe(payload, size);
 	pfree(payload);
 	return found;
 }
