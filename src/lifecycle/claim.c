@@ -160,14 +160,14 @@ static void
 find_endpoint(RefreshFlight *flight)
 {
 	MemoryContext old = MemoryContextSwitchTo(flight->context);
-	ConduitJson *json = conduit_parse_object(flight->params, "invalid params");
 	const char *problem;
 	const char *variable;
 
-	flight->endpoint = conduit_connector_refresh_endpoint(flight->connector, json, &problem, &variable);
+	flight->variables = conduit_parse_object(flight->params, "invalid params");
+	flight->endpoint = conduit_connector_refresh_endpoint(flight->connector, flight->variables, &problem, &variable);
 	if (flight->endpoint == NULL)
 		set_outcome(flight, OUTCOME_CONFIG, "endpoint_invalid", -1);
-	else if (strcmp(conduit_connector_token_origin(flight->connector, json), flight->place.origin) != 0)
+	else if (strcmp(conduit_connector_token_origin(flight->connector, flight->variables), flight->place.origin) != 0)
 		set_outcome(flight, OUTCOME_CONFIG, "origin_changed", -1);
 	MemoryContextSwitchTo(old);
 }
@@ -321,7 +321,7 @@ open_client_secret(RefreshFlight *flight, OpenedSecret *opened, ConduitSecret *s
 bool
 conduit_refresh_send(RefreshFlight *flight)
 {
-	RefreshRequest request = {0};
+	TokenRequest request = {0};
 	OpenedSecret client_opened;
 	ConduitSecret client_secret;
 	MemoryContext old;
@@ -331,13 +331,15 @@ conduit_refresh_send(RefreshFlight *flight)
 	old = MemoryContextSwitchTo(flight->context);
 	if (open_refresh_token(flight) && open_client_secret(flight, &client_opened, &client_secret))
 	{
+		request.kind = TOKEN_REQUEST_REFRESH;
 		request.connector = flight->connector;
+		request.params = flight->variables;
 		request.endpoint = flight->endpoint;
 		request.client_id = flight->client->client_id;
 		request.client_secret = client_secret.client_secret;
 		request.refresh_token = flight->refresh_part.refresh_token;
 		request.timeout_ms = conduit_http_timeout;
-		flight->exchange = conduit_exchange_refresh(&request, flight);
+		flight->exchange = conduit_exchange_token(&request, &flight->exchange_owner);
 		conduit_stats_add(flight->place.connector, STATS_IN_FLIGHT, 1);
 		if (client_opened.data != NULL)
 			conduit_wipe_opened(&client_opened);

@@ -33,6 +33,7 @@
 
 typedef struct RefreshFlight
 {
+	ExchangeOwner exchange_owner;	/* first: an exchange leads back here */
 	MemoryContext context;		/* holds all of it */
 	CredentialPlace place;
 	int64		generation;		/* whose refresh token is used */
@@ -41,6 +42,7 @@ typedef struct RefreshFlight
 	char	   *account;
 	char	   *client_id;
 	char	   *params;			/* JSON object text: where the request went */
+	const ConduitJson *variables;	/* the same, parsed; NULL: of a parked flight */
 	const ConduitConnector *connector;	/* NULL: of a parked flight, not looked up yet */
 	char	   *endpoint;
 	ConduitClient *client;		/* NULL: none needed or none found */

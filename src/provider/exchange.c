@@ -28,7 +28,7 @@ struct Exchange
 {
 	HttpTransfer *transfer;
 	const ConduitConnector *connector;
-	void	   *owner;
+	ExchangeOwner *owner;
 	TimestampTz started_at;
 	char		secrets[FLEXIBLE_ARRAY_MEMBER]; /* what was sent, in the alphabet of
 												 * error codes */
@@ -108,7 +108,7 @@ pair_bound(const char *name, Size length)
 }
 
 static void
-build_body(const RefreshRequest *request, Builder *body)
+build_body(const TokenRequest *request, Builder *body)
 {
 	const ConduitConnector *connector = request->connector;
 	const ConduitJson *extra = connector->refresh_request.extra_params ? connector->refresh_request.extra_params->first : NULL;
@@ -135,7 +135,7 @@ build_body(const RefreshRequest *request, Builder *body)
 
 /* "Basic ...": id and secret form-encoded before they are joined (RFC 6749 2.3.1). */
 static void
-build_basic(const RefreshRequest *request, Builder *header)
+build_basic(const TokenRequest *request, Builder *header)
 {
 	Builder		pair;
 	Size		id_length = strlen(request->client_id);
@@ -170,7 +170,7 @@ add_secret(char *out, const SecretText *secret)
 }
 
 Exchange *
-conduit_exchange_refresh(const RefreshRequest *request, void *owner)
+conduit_exchange_token(const TokenRequest *request, ExchangeOwner *owner)
 {
 	Exchange   *exchange;
 	HttpHeader	headers[2] = {{"Accept", "application/json"}};
@@ -231,7 +231,7 @@ conduit_exchange_next_finished(void)
 	return transfer != NULL ? conduit_http_owner(transfer) : NULL;
 }
 
-void *
+ExchangeOwner *
 conduit_exchange_owner(Exchange *exchange)
 {
 	return exchange->owner;

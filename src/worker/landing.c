@@ -179,7 +179,7 @@ conduit_take_answers(void)
 	conduit_http_pump();
 	while ((exchange = conduit_exchange_next_finished()) != NULL)
 	{
-		RefreshFlight *flight = conduit_exchange_owner(exchange);
+		RefreshFlight *flight = (RefreshFlight *) conduit_exchange_owner(exchange);
 
 		if (conduit_try_flight(conduit_refresh_receive, flight, "reading a reply"))
 			conduit_add_unsettled(flight);

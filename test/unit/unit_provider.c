@@ -397,7 +397,8 @@ PG_FUNCTION_INFO_V1(unit_refresh);
 Datum
 unit_refresh(PG_FUNCTION_ARGS)
 {
-	RefreshRequest request = {0};
+	TokenRequest request = {.kind = TOKEN_REQUEST_REFRESH};
+	ExchangeOwner owner = {0};
 	Exchange   *exchange;
 	TokenOutcome outcome;
 	TimestampTz started_at = conduit_now();
@@ -413,10 +414,10 @@ unit_refresh(PG_FUNCTION_ARGS)
 	request.timeout_ms = PG_GETARG_INT32(5);
 
 	conduit_http_start_up();
-	exchange = conduit_exchange_refresh(&request, &outcome);
+	exchange = conduit_exchange_token(&request, &owner);
 	while (conduit_exchange_next_finished() != exchange)
 		pump_once();
-	if (conduit_exchange_owner(exchange) != &outcome)
+	if (conduit_exchange_owner(exchange) != &owner)
 		elog(ERROR, "the owner got lost");
 	conduit_exchange_read(exchange, &outcome);
 	described = psprintf("sent=%d %s", conduit_exchange_sent(exchange),
