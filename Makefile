@@ -24,8 +24,9 @@ OBJS = src/conduit.o \
 	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
-	src/worker/drain.o src/worker/landing.o src/worker/launcher.o src/worker/queue.o \
-	src/worker/takeoff.o src/worker/worker.o
+	src/worker/chores.o src/worker/drain.o src/worker/landing.o src/worker/launcher.o src/worker/leave.o \
+	src/worker/pause.o src/worker/queue.o src/worker/requests.o src/worker/round.o src/worker/takeoff.o \
+	src/worker/worker.o
 
 # The parts of the extension script, in order.
 SQL_PARTS = schema profile connector client connection credential refresh event key health catalogue finish

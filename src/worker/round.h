@@ -4,8 +4,10 @@
  *	  What the parts of a worker's round share: its state, its transactions, and
  *	  how an error ends a step but not the worker.
  *
- * worker.c has the loop, takeoff.c what leads up to a request (due, claim,
- * send), landing.c what follows its answer (settle, park, move).
+ * worker.c has the loop, requests.c what sessions ask for, takeoff.c what leads
+ * up to a request to a provider (due, claim, send), landing.c what follows its
+ * answer (settle, park, move), chores.c what is done beside, pause.c whether
+ * anything may be, and leave.c the end.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +28,9 @@
 
 /* Milliseconds between looks at parked replies. */
 #define CONDUIT_RETRY_PARKED 250
+
+/* Milliseconds from one time of keeping house to the next. */
+#define CONDUIT_HOUSEKEEPING_EVERY 60000
 
 typedef struct WorkerRound
 {
@@ -53,6 +58,9 @@ extern WorkerRound conduit_round;
 /* Reset after each round. */
 extern MemoryContext conduit_round_context;
 
+/* Signals, the context and the state at the start; before signals are unblocked. */
+extern void conduit_round_start_up(void);
+
 /* A transaction of the worker; both leave the round's context the current one. */
 extern void conduit_round_begin(void);
 extern void conduit_round_commit(void);
@@ -65,7 +73,25 @@ typedef void (*WorkerStep) (void);
 extern void conduit_guarded(WorkerStep step, const char *what);
 
 extern TimestampTz conduit_real_time_in(int milliseconds);
+
+/* worker.c: sleep until there is something to do, so many milliseconds at most. */
+extern void conduit_round_wait(long timeout);
+
+/* requests.c */
 extern void conduit_take_requests(void);
+
+/* pause.c */
+extern bool conduit_extension_present(void);
+extern void conduit_check_pause(void);
+extern RequestAnswer conduit_pause_answer(void);
+
+/* chores.c */
+extern void conduit_tell(void);
+extern void conduit_keep_house(void);
+
+/* leave.c */
+extern bool conduit_should_leave(void);
+extern void conduit_drain(void);
 
 /* takeoff.c */
 extern void conduit_scan_from(TimestampTz from);

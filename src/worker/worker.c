@@ -28,120 +28,20 @@
 #include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "base/clock.h"
 #include "base/settings.h"
-#include "lifecycle/adoption.h"
-#include "lifecycle/catalogue.h"
-#include "lifecycle/due.h"
-#include "lifecycle/event.h"
-#include "lifecycle/key.h"
 #include "lifecycle/refresh.h"
 #include "lifecycle/store.h"
-#include "provider/exchange.h"
 #include "provider/http.h"
-#include "shared/flight.h"
 #include "shared/roster.h"
 #include "shared/stats.h"
 #include "worker/queue.h"
 #include "worker/round.h"
 
 /* Milliseconds. */
-#define HOUSEKEEPING_EVERY 60000
 #define MAX_SLEEP 60000
-
-WorkerRound conduit_round;
-
-static volatile sig_atomic_t in_transaction = false;
-MemoryContext conduit_round_context;
-
-/*
- * SIGTERM asks for an orderly end.  It also cancels a statement that hangs, in
- * a wait for a synchronous standby above all; what that interrupts is done
- * again.
- */
-static void
-handle_sigterm(SIGNAL_ARGS)
-{
-	int			save_errno = errno;
-
-	ShutdownRequestPending = true;
-	if (in_transaction)
-	{
-		QueryCancelPending = true;
-		InterruptPending = true;
-	}
-	SetLatch(MyLatch);
-	errno = save_errno;
-}
-
-/* SIGINT is how PostgreSQL ends a wait that lock_timeout bounds. */
-static void
-handle_sigint(SIGNAL_ARGS)
-{
-	int			save_errno = errno;
-
-	if (in_transaction)
-	{
-		QueryCancelPending = true;
-		InterruptPending = true;
-	}
-	SetLatch(MyLatch);
-	errno = save_errno;
-}
-
-void
-conduit_round_begin(void)
-{
-	QueryCancelPending = false;
-	in_transaction = true;
-
-	/*
-	 * SIGTERM comes once: a standby that does not answer must not hold up
-	 * what is committed after it.
-	 */
-	if (ShutdownRequestPending && synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
-		SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-void
-conduit_round_commit(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	in_transaction = false;
-	QueryCancelPending = false;
-	MemoryContextSwitchTo(conduit_round_context);
-	pgstat_report_stat(false);
-}
-
-/* In PG_CATCH: say what happened, and be outside of any transaction again. */
-void
-conduit_round_recover(const char *what)
-{
-	HOLD_INTERRUPTS();
-	errcontext("conduit worker, %s", what);
-	EmitErrorReport();
-	AbortCurrentTransaction();
-	in_transaction = false;
-	QueryCancelPending = false;
-	FlushErrorState();
-	MemoryContextSwitchTo(conduit_round_context);
-	RESUME_INTERRUPTS();
-
-	/* the extension may be gone */
-	conduit_round.check = true;
-}
-
-TimestampTz
-conduit_real_time_in(int milliseconds)
-{
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
-}
 
 /*
  * Pin what the worker would inherit from ALTER DATABASE, ALTER ROLE or the
@@ -213,235 +113,6 @@ leave_for_good(void)
 	proc_exit(0);
 }
 
-/*
- * Whether there is work for this worker here: the extension, in a version that
- * the library serves.  An older or newer one is left alone until it is updated.
- */
-static bool
-extension_present(void)
-{
-	const ExtensionInfo *extension;
-	bool		present;
-
-	conduit_round_begin();
-	extension = conduit_extension(true);
-	present = OidIsValid(extension->oid);
-	if (present && !conduit_version_served(extension->version))
-	{
-		ereport(LOG,
-				(errmsg("conduit: library version %s does not serve extension version %s",
-						CONDUIT_VERSION, extension->version),
-				 errhint("Restart PostgreSQL to load the new library, or run ALTER EXTENSION conduit UPDATE.")));
-		present = false;
-	}
-	conduit_round_commit();
-	return present;
-}
-
-static RosterPause
-find_pause(void)
-{
-	RosterPause pause = PAUSE_NONE;
-	StoreScope	scope;
-
-	if (!conduit_refresh_enabled)
-		return PAUSE_DISABLED;
-	if (conduit_keyring_get() == NULL)
-		return PAUSE_VAULT_LOCKED;
-	conduit_round_begin();
-	conduit_key_extend_check_values();
-	conduit_round_commit();
-	conduit_round_begin();
-	if (!conduit_key_trusted())
-		pause = PAUSE_VAULT_LOCKED;
-	conduit_store_begin(&scope);
-	if (pause == PAUSE_NONE && !conduit_adoption_settled())
-		pause = PAUSE_NOT_ADOPTED;
-	conduit_store_end(&scope);
-	conduit_round_commit();
-	return pause;
-}
-
-static void
-check_pause(void)
-{
-	static const char *const reasons[] = {
-		[PAUSE_DISABLED] = "conduit.refresh_enabled is off",
-		[PAUSE_NOT_ADOPTED] = "this database is a copy of another one, or was moved; run conduit_adopt() if it is to take over",
-		[PAUSE_VAULT_LOCKED] = "the keyring cannot be used"
-	};
-	RosterPause pause = find_pause();
-
-	conduit_round.check = false;
-	/* a restore brings parked replies that this worker has not counted */
-	conduit_round.parked = Max(conduit_round.parked, 1);
-	if (pause == conduit_round.pause)
-		return;
-	conduit_round.pause = pause;
-	if (pause == PAUSE_NONE)
-	{
-		ereport(LOG, (errmsg("conduit: refreshing")));
-		conduit_round.full_scan_at = 0;
-	}
-	else
-		ereport(LOG, (errmsg("conduit: refresh is paused: %s", reasons[pause])));
-}
-
-static RequestAnswer
-pause_answer(void)
-{
-	return conduit_round.pause == PAUSE_VAULT_LOCKED ? ANSWER_VAULT : ANSWER_PAUSED;
-}
-
-/* Run a step; an error ends it alone. */
-void
-conduit_guarded(WorkerStep step, const char *what)
-{
-	PG_TRY();
-	{
-		step();
-	}
-	PG_CATCH();
-	{
-		conduit_round_recover(what);
-	}
-	PG_END_TRY();
-}
-
-/* ---- requests ---- */
-
-static void
-take_batch_request(const FlightRequest *request, FlightWaiter waiter)
-{
-	DueRow	   *rows;
-	int			n;
-
-	conduit_round_begin();
-	n = conduit_due_batch(request->tenant, conduit_now(), request->max_count, &rows);
-	conduit_flight_begin_batch(waiter, n);
-	for (int i = 0; i < n; i++)
-		conduit_queue_add_waiter(conduit_queue_add(&rows[i].connection, rows[i].connector, -1, true, false, true),
-								 waiter, true);
-	conduit_round_commit();
-}
-
-static void
-take_keys_request(FlightWaiter waiter)
-{
-	if (conduit_keyring_get() == NULL)
-	{
-		conduit_flight_reply(waiter, ANSWER_VAULT);
-		return;
-	}
-	conduit_round_begin();
-	conduit_key_commit_check_values();
-	conduit_round_commit();
-	conduit_flight_reply(waiter, ANSWER_DONE);
-}
-
-static void
-take_request(const FlightRequest *request, FlightWaiter waiter)
-{
-	if (request->kind == REQUEST_KEYS)
-		take_keys_request(waiter);
-	else if (conduit_round.pause != PAUSE_NONE)
-		conduit_flight_reply(waiter, pause_answer());
-	else if (request->kind == REQUEST_DUE_BATCH)
-		take_batch_request(request, waiter);
-	else
-		conduit_queue_add_waiter(conduit_queue_add(&request->connection, request->connector,
-												   request->generation, true, request->forced, false),
-								 waiter, false);
-}
-
-void
-conduit_take_requests(void)
-{
-	FlightRequest request;
-	FlightWaiter waiter;
-
-	while (conduit_flight_take(MyDatabaseId, &request, &waiter))
-	{
-		PG_TRY();
-		{
-			take_request(&request, waiter);
-		}
-		PG_CATCH();
-		{
-			conduit_round_recover("taking a request");
-			conduit_flight_reply(waiter, ANSWER_FAILED);
-		}
-		PG_END_TRY();
-	}
-}
-
-/* ---- tell, housekeeping ---- */
-
-static void
-tell_batch(bool notify)
-{
-	int			n;
-
-	do
-	{
-		conduit_round_begin();
-		n = conduit_event_tell(notify);
-		conduit_round_commit();
-	} while (n > 0);
-}
-
-/* Numbers matter more than notifications, whose queue anybody can fill. */
-static void
-tell(void)
-{
-	volatile bool told = false;
-
-	conduit_round.tell = false;
-	PG_TRY();
-	{
-		tell_batch(true);
-		told = true;
-	}
-	PG_CATCH();
-	{
-		conduit_round_recover("notifying");
-	}
-	PG_END_TRY();
-	if (!told)
-		tell_batch(false);
-}
-
-static void
-keep_house(void)
-{
-	int			n;
-
-	conduit_round.housekeeping_at = conduit_real_time_in(HOUSEKEEPING_EVERY);
-	conduit_round.check = true;
-	conduit_round.tell = true;
-	conduit_round.next_due = Min(conduit_round.next_due, conduit_now());
-
-	conduit_round_begin();
-	conduit_key_flush_wraps();
-	conduit_round_commit();
-	do
-	{
-		conduit_round_begin();
-		n = conduit_due_write_last_use();
-		conduit_round_commit();
-		if (n > 0 && conduit_refresh_idle > 0)
-			conduit_round.full_scan_at = 0;	/* some may be due again */
-	} while (n > 0);
-	do
-	{
-		conduit_round_begin();
-		n = conduit_event_purge();
-		conduit_round_commit();
-	} while (n > 0 && !ShutdownRequestPending);
-	if (conduit_queue_flying() == 0)
-		conduit_catalogue_release();
-}
-
 /* ---- the round ---- */
 
 static void
@@ -490,7 +161,7 @@ static void
 play_round(void)
 {
 	if (conduit_round.check)
-		conduit_guarded(check_pause, "checking");
+		conduit_guarded(conduit_check_pause, "checking");
 	conduit_take_requests();
 	conduit_guarded(conduit_take_answers, "settling");
 	if (conduit_round.parked > 0 && conduit_round.parked_at <= GetCurrentTimestamp())
@@ -503,11 +174,11 @@ play_round(void)
 	if (conduit_round.pause == PAUSE_NONE)
 		conduit_guarded(conduit_claim_and_send, "claiming");
 	else
-		conduit_queue_finish_waiting(pause_answer());
+		conduit_queue_finish_waiting(conduit_pause_answer());
 	if (conduit_round.tell)
-		conduit_guarded(tell, "numbering events");
+		conduit_guarded(conduit_tell, "numbering events");
 	if (conduit_round.housekeeping_at <= GetCurrentTimestamp())
-		conduit_guarded(keep_house, "keeping house");
+		conduit_guarded(conduit_keep_house, "keeping house");
 	report();
 }
 
@@ -545,8 +216,8 @@ sleep_time(void)
 	return Max(sleep, 0);
 }
 
-static void
-wait_for_something(long timeout)
+void
+conduit_round_wait(long timeout)
 {
 	static uint32 wait_event = 0;
 
@@ -567,82 +238,7 @@ reload(void)
 	conduit_round.settle_at = 0;		/* the keyring may be there again */
 }
 
-/* ---- the end ---- */
-
-/* Flights whose request has not left yet hold a claim for nothing. */
-static void
-withdraw_unsent(void)
-{
-	List	   *unsent = NIL;
-	List	   *flights = conduit_queue_flights();
-	ListCell   *cell;
-	StoreScope	scope;
-
-	foreach(cell, flights)
-	{
-		RefreshFlight *flight = lfirst(cell);
-
-		if (flight->exchange != NULL && !conduit_exchange_sent(flight->exchange))
-			unsent = lappend(unsent, flight);
-	}
-	conduit_round_begin();
-	conduit_store_begin(&scope);
-	foreach(cell, unsent)
-		conduit_refresh_withdraw(lfirst(cell));
-	conduit_store_end(&scope);
-	conduit_round_commit();
-	foreach(cell, unsent)
-	{
-		RefreshFlight *flight = lfirst(cell);
-
-		conduit_queue_finish(flight->owner, ANSWER_GONE, false);
-		conduit_refresh_free(flight);
-	}
-}
-
-/*
- * Give requests that are out the grace to be answered; what has not been by
- * then stays claimed, and so is in doubt for the next worker.
- */
-static void
-drain(void)
-{
-	TimestampTz until = conduit_real_time_in(conduit_shutdown_grace);
-
-	pgstat_report_activity(STATE_RUNNING, "leaving");
-	conduit_round.settle_at = 0;
-	conduit_guarded(withdraw_unsent, "leaving");
-	conduit_queue_finish_waiting(ANSWER_GONE);
-	for (;;)
-	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-		long		deadline = conduit_http_deadline();
-
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if ((conduit_http_in_flight() == 0 && conduit_round.unsettled == NIL) ||
-			left <= 0 || conduit_roster_told_to_leave() == ROSTER_LEAVE_NOW)
-			break;
-		wait_for_something(deadline >= 0 ? Min(left, deadline) : left);
-		conduit_guarded(conduit_take_answers, "settling");
-	}
-	if (conduit_round.tell)
-		conduit_guarded(tell, "numbering events");
-}
-
-static bool
-should_leave(void)
-{
-	RosterLeave leave = conduit_roster_told_to_leave();
-
-	if (leave == ROSTER_LEAVE_NOW)
-	{
-		conduit_guarded(conduit_take_answers, "leaving");
-		proc_exit(0);
-	}
-	return ShutdownRequestPending || leave == ROSTER_DRAIN ||
-		(conduit_round.restart && conduit_queue_flying() == 0);
-}
+/* ---- the start ---- */
 
 static void
 find_work_left_behind(void)
@@ -670,9 +266,7 @@ find_work_left_behind(void)
 static void
 start_up(uint64 ticket)
 {
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, handle_sigterm);
-	pqsignal(SIGINT, handle_sigint);
+	conduit_round_start_up();
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(MyBgworkerEntry->bgw_main_arg), InvalidOid, 0);
 	pin_settings();
@@ -680,7 +274,7 @@ start_up(uint64 ticket)
 	before_shmem_exit(clean_up, (Datum) 0);
 	if (!conduit_roster_arrive(MyDatabaseId, ticket))
 		leave_for_good();
-	if (!extension_present())
+	if (!conduit_extension_present())
 		leave_for_good();
 
 	protect_memory();
@@ -689,10 +283,7 @@ start_up(uint64 ticket)
 	conduit_http_start_up();
 	conduit_queue_start();
 	conduit_refresh_set_incarnation();
-	conduit_round.check = conduit_round.tell = true;
-	conduit_round.next_due = conduit_round.scanned_to.refresh_at = DT_NOBEGIN;
-	conduit_round.skipped_from = DT_NOEND;
-	conduit_round.housekeeping_at = conduit_real_time_in(HOUSEKEEPING_EVERY);
+	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
 	find_work_left_behind();
 }
 
@@ -702,10 +293,9 @@ conduit_worker_main(Datum arg)
 	uint64		ticket;
 
 	memcpy(&ticket, MyBgworkerEntry->bgw_extra, sizeof(ticket));
-	conduit_round_context = AllocSetContextCreate(TopMemoryContext, "conduit round", ALLOCSET_DEFAULT_SIZES);
 	start_up(ticket);
 
-	while (!should_leave())
+	while (!conduit_should_leave())
 	{
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -714,14 +304,14 @@ conduit_worker_main(Datum arg)
 
 		MemoryContextSwitchTo(conduit_round_context);
 		take_nudges();
-		if (conduit_round.check && !extension_present())
+		if (conduit_round.check && !conduit_extension_present())
 			leave_for_good();
 		play_round();
 		MemoryContextReset(conduit_round_context);
 
-		if (!should_leave())
-			wait_for_something(sleep_time());
+		if (!conduit_should_leave())
+			conduit_round_wait(sleep_time());
 	}
-	drain();
+	conduit_drain();
 	proc_exit(0);
 }

@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * chores.c
+ *	  What a worker does beside refreshing: it numbers and announces events, and
+ *	  keeps house.
+ *
+ *-------------------------------------------------------------------------
+ */
+
+#include "worker/round.h"
+
+#include "postmaster/interrupt.h"
+#include "utils/timestamp.h"
+
+#include "base/clock.h"
+#include "base/settings.h"
+#include "lifecycle/catalogue.h"
+#include "lifecycle/due.h"
+#include "lifecycle/event.h"
+#include "lifecycle/key.h"
+#include "worker/queue.h"
+
+static void
+tell_batch(bool notify)
+{
+	int			n;
+
+	do
+	{
+		conduit_round_begin();
+		n = conduit_event_tell(notify);
+		conduit_round_commit();
+	} while (n > 0);
+}
+
+/* Numbers matter more than notifications, whose queue anybody can fill. */
+void
+conduit_tell(void)
+{
+	volatile bool told = false;
+
+	conduit_round.tell = false;
+	PG_TRY();
+	{
+		tell_batch(true);
+		told = true;
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover("notifying");
+	}
+	PG_END_TRY();
+	if (!told)
+		tell_batch(false);
+}
+
+void
+conduit_keep_house(void)
+{
+	int			n;
+
+	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
+	conduit_round.check = true;
+	conduit_round.tell = true;
+	conduit_round.next_due = Min(conduit_round.next_due, conduit_now());
+
+	conduit_round_begin();
+	conduit_key_flush_wraps();
+	conduit_round_commit();
+	do
+	{
+		conduit_round_begin();
+		n = conduit_due_write_last_use();
+		conduit_round_commit();
+		if (n > 0 && conduit_refresh_idle > 0)
+			conduit_round.full_scan_at = 0;	/* some may be due again */
+	} while (n > 0);
+	do
+	{
+		conduit_round_begin();
+		n = conduit_event_purge();
+		conduit_round_commit();
+	} while (n > 0 && !ShutdownRequestPending);
+	if (conduit_queue_flying() == 0)
+		conduit_catalogue_release();
+}

@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * requests.c
+ *	  What sessions ask the worker for.
+ *
+ *-------------------------------------------------------------------------
+ */
+
+#include "worker/round.h"
+
+#include "base/clock.h"
+#include "lifecycle/due.h"
+#include "lifecycle/key.h"
+#include "shared/flight.h"
+#include "vault/keyring.h"
+#include "worker/queue.h"
+
+static void
+take_batch_request(const FlightRequest *request, FlightWaiter waiter)
+{
+	DueRow	   *rows;
+	int			n;
+
+	conduit_round_begin();
+	n = conduit_due_batch(request->tenant, conduit_now(), request->max_count, &rows);
+	conduit_flight_begin_batch(waiter, n);
+	for (int i = 0; i < n; i++)
+		conduit_queue_add_waiter(conduit_queue_add(&rows[i].connection, rows[i].connector, -1, true, false, true),
+								 waiter, true);
+	conduit_round_commit();
+}
+
+static void
+take_keys_request(FlightWaiter waiter)
+{
+	if (conduit_keyring_get() == NULL)
+	{
+		conduit_flight_reply(waiter, ANSWER_VAULT);
+		return;
+	}
+	conduit_round_begin();
+	conduit_key_commit_check_values();
+	conduit_round_commit();
+	conduit_flight_reply(waiter, ANSWER_DONE);
+}
+
+static void
+take_request(const FlightRequest *request, FlightWaiter waiter)
+{
+	if (request->kind == REQUEST_KEYS)
+		take_keys_request(waiter);
+	else if (conduit_round.pause != PAUSE_NONE)
+		conduit_flight_reply(waiter, conduit_pause_answer());
+	else if (request->kind == REQUEST_DUE_BATCH)
+		take_batch_request(request, waiter);
+	else
+		conduit_queue_add_waiter(conduit_queue_add(&request->connection, request->connector,
+												   request->generation, true, request->forced, false),
+								 waiter, false);
+}
+
+void
+conduit_take_requests(void)
+{
+	FlightRequest request;
+	FlightWaiter waiter;
+
+	while (conduit_flight_take(MyDatabaseId, &request, &waiter))
+	{
+		PG_TRY();
+		{
+			take_request(&request, waiter);
+		}
+		PG_CATCH();
+		{
+			conduit_round_recover("taking a request");
+			conduit_flight_reply(waiter, ANSWER_FAILED);
+		}
+		PG_END_TRY();
+	}
+}
