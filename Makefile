@@ -20,7 +20,7 @@ OBJS = src/conduit.o \
 	src/provider/url.o src/provider/url_template.o \
 	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/catalogue.o src/lifecycle/claim.o \
 	src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/credential.o \
-	src/lifecycle/due.o src/lifecycle/event.o src/lifecycle/health.o src/lifecycle/key.o \
+	src/lifecycle/due.o src/lifecycle/event.o src/lifecycle/handover.o src/lifecycle/health.o src/lifecycle/key.o \
 	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \

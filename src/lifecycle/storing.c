@@ -5,7 +5,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "base/compat.h"
+#include "lifecycle/storing.h"
 
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
@@ -19,7 +19,7 @@
 #include "lifecycle/client.h"
 #include "lifecycle/commit.h"
 #include "lifecycle/connection.h"
-#include "lifecycle/credential.h"
+#include "lifecycle/handover.h"
 #include "lifecycle/key.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
@@ -28,35 +28,6 @@
 #define MAX_SECRET_LEN (256 * 1024)
 
 PG_FUNCTION_INFO_V1(conduit_store_credential);
-
-/* A field of the kinds other than OAUTH2, in either spelling. */
-typedef struct PlainField
-{
-	const char *snake;
-	const char *camel;
-	bool		required;
-	size_t		offset;			/* in ConduitSecret */
-} PlainField;
-
-static const PlainField api_key_fields[] = {
-	{"api_key", "apiKey", true, offsetof(ConduitSecret, api_key)},
-	{"api_secret", "apiSecret", false, offsetof(ConduitSecret, api_secret)},
-	{NULL, NULL, false, 0}
-};
-static const PlainField basic_fields[] = {
-	{"username", "username", true, offsetof(ConduitSecret, username)},
-	{"password", "password", false, offsetof(ConduitSecret, password)},
-	{NULL, NULL, false, 0}
-};
-
-static const char *const kind_names[] = {
-	[AUTH_OAUTH2_CODE] = "OAUTH2",
-	[AUTH_CLIENT_CREDENTIALS] = "CLIENT",
-	[AUTH_JWT_BEARER] = "JWT",
-	[AUTH_BEARER_RENEW] = "OAUTH2",
-	[AUTH_API_KEY] = "API_KEY",
-	[AUTH_BASIC] = "BASIC"
-};
 
 pg_noreturn static void
 bad_secret(const char *problem, const char *hint)
@@ -88,94 +59,31 @@ secret_buffer(text *secret, int *length)
 	return buffer;
 }
 
-static const PlainField *
-find_field(const PlainField *fields, const char *key)
-{
-	for (; fields->snake != NULL; fields++)
-		if (strcmp(fields->snake, key) == 0 || strcmp(fields->camel, key) == 0)
-			return fields;
-	return NULL;
-}
-
-/* Kinds whose every key is known: an unknown one is refused. */
-static void
-read_plain_secret(const ConduitJson *object, const PlainField *fields, TimestampTz now, TokenGrant *grant)
-{
-	const char *problem;
-
-	for (const ConduitJson *member = object->first; member != NULL; member = member->next)
-	{
-		const PlainField *field = find_field(fields, member->key);
-		SecretText *target;
-
-		if (strcmp(member->key, "expires_at") == 0 || strcmp(member->key, "expiresAt") == 0)
-			continue;
-		if (field == NULL)
-			bad_secret("unknown_key", "The documentation of conduit_store_credential() lists the keys of each kind.");
-		if (member->type == CONDUIT_JSON_NULL)
-			continue;
-		target = (SecretText *) ((char *) &grant->secret + field->offset);
-		if (member->type != CONDUIT_JSON_STRING || member->length == 0 || target->data != NULL ||
-			conduit_has_control(member->text))
-			bad_secret("bad_value", "Each key is given once, as a string that is not empty and has no control characters.");
-		target->data = member->text;
-		target->length = member->length;
-	}
-	for (; fields->snake != NULL; fields++)
-		if (fields->required && ((SecretText *) ((char *) &grant->secret + fields->offset))->data == NULL)
-			bad_secret("incomplete", "The key that this kind is named after is missing.");
-
-	problem = conduit_token_expiry_from_json(object, now, grant);
-	if (problem != NULL)
-		bad_secret(problem, "expires_at is an ISO 8601 time or seconds since 1970.");
-}
-
 static void
 read_secret(const ConduitConnector *connector, char *buffer, int length, TimestampTz now, TokenGrant *grant)
 {
 	const char *problem;
+	const char *hint;
 	ConduitJson *object = conduit_json_parse(buffer, length, &problem);
 
-	memset(grant, 0, sizeof(*grant));
-	grant->issued_at = now;
-	grant->expires_at = grant->refresh_expires_at = DT_NOEND;
 	if (object == NULL)
 		bad_secret("json", "Pass one JSON object, with keys and strings in double quotes.");
-	if (object->type != CONDUIT_JSON_OBJECT)
-		bad_secret("not_an_object", "Pass one JSON object.");
-
-	switch (connector->auth_type)
-	{
-		case AUTH_OAUTH2_CODE:
-		case AUTH_CLIENT_CREDENTIALS:
-		case AUTH_JWT_BEARER:
-		case AUTH_BEARER_RENEW:
-			problem = conduit_token_grant_from_json(connector, object, now, false, grant);
-			if (problem != NULL)
-				bad_secret(problem, "Pass the provider's token response as it is.");
-			break;
-		case AUTH_API_KEY:
-			read_plain_secret(object, api_key_fields, now, grant);
-			break;
-		case AUTH_BASIC:
-			read_plain_secret(object, basic_fields, now, grant);
-			break;
-	}
+	problem = conduit_handover_read(connector, object, now, grant, &hint);
+	if (problem != NULL)
+		bad_secret(problem, hint);
 }
 
 static void
 check_kind(const ConduitConnector *connector, const char *kind)
 {
-	bool		known = false;
+	const char *expected = conduit_handover_kind(connector);
 
 	if (kind == NULL)
 		return;
-	for (int i = 0; i < lengthof(kind_names); i++)
-		known |= strcmp(kind, kind_names[i]) == 0;
-	if (!known)
+	if (!conduit_handover_kind_known(kind))
 		conduit_bad_argument("invalid kind", "unknown", "It is OAUTH2, API_KEY or BASIC; NULL is what the connector asks for.");
-	if (strcmp(kind, kind_names[connector->auth_type]) != 0)
-		conduit_bad_argument("invalid kind", psprintf("expected %s", kind_names[connector->auth_type]),
+	if (strcmp(kind, expected) != 0)
+		conduit_bad_argument("invalid kind", psprintf("expected %s", expected),
 							 "The connector asks for another kind; NULL is what it asks for.");
 }
 
@@ -190,6 +98,22 @@ lock_generation(const pg_uuid_t *connection)
 
 	conduit_arg_uuid(&args, connection);
 	return conduit_store_run(&lock, &args) == 0 ? 0 : conduit_row_int64(0, 1);
+}
+
+void
+conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *connector, const TokenGrant *grant,
+					 int64 generation, TimestampTz now, StoredGrant *stored)
+{
+	SealStatus	status = conduit_credential_seal_grant(place, generation, &grant->secret,
+													   &stored->access, &stored->refresh);
+
+	if (status != SEAL_OK)
+		conduit_key_raise(status, NULL);
+	stored->due_at = conduit_schedule_due(connector, &place->connection, generation, now,
+										  grant->expires_at, grant->lifetime, false);
+	if (stored->access == NULL)
+		stored->due_at = now;	/* a refresh token alone: what it stands for is due */
+	stored->refresh_at = stored->refresh != NULL ? stored->due_at : DT_NOEND;
 }
 
 static void
@@ -212,40 +136,30 @@ write_credential(const CredentialPlace *place, const ConduitConnector *connector
 			TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 		BYTEAOID, BYTEAOID}
 	};
-	TimestampTz due_at = conduit_schedule_due(connector, &place->connection, generation, now,
-											  grant->expires_at, grant->lifetime, false);
-	TimestampTz refresh_at;
-	bytea	   *access;
-	bytea	   *refresh;
-	SealStatus	status = conduit_credential_seal_grant(place, generation, &grant->secret, &access, &refresh);
+	StoredGrant stored;
 	StoreArgs	args = {0};
 
-	if (status != SEAL_OK)
-		conduit_key_raise(status, NULL);
-	if (access == NULL)
-		due_at = now;			/* a refresh token alone: what it stands for is due */
-	refresh_at = refresh != NULL ? due_at : DT_NOEND;
-
+	conduit_storing_seal(place, connector, grant, generation, now, &stored);
 	conduit_arg_uuid(&args, &place->connection);
 	conduit_arg(&args, Int64GetDatum(generation));
 	conduit_arg_time(&args, grant->expires_at);
-	conduit_arg_time(&args, due_at);
-	conduit_arg_time(&args, refresh_at);
+	conduit_arg_time(&args, stored.due_at);
+	conduit_arg_time(&args, stored.refresh_at);
 	conduit_arg_time(&args, grant->issued_at);
 	conduit_arg_time(&args, grant->refresh_expires_at);
 	conduit_arg(&args, Float8GetDatum(grant->lifetime));
-	conduit_arg_text(&args, kind_names[connector->auth_type]);
+	conduit_arg_text(&args, conduit_handover_kind(connector));
 	conduit_arg_text(&args, place->tenant);
 	conduit_arg_text(&args, place->owner);
 	conduit_arg_text(&args, place->connector);
 	conduit_arg_text(&args, place->origin);
 	conduit_arg_utf8(&args, grant->token_type);
 	conduit_arg_utf8(&args, grant->scope);
-	conduit_arg_bytea(&args, access);
-	conduit_arg_bytea(&args, refresh);
+	conduit_arg_bytea(&args, stored.access);
+	conduit_arg_bytea(&args, stored.refresh);
 	conduit_store_run(&upsert, &args);
-	if (!TIMESTAMP_IS_NOEND(refresh_at))
-		conduit_at_commit(NUDGE_DUE, refresh_at);
+	if (!TIMESTAMP_IS_NOEND(stored.refresh_at))
+		conduit_at_commit(NUDGE_DUE, stored.refresh_at);
 }
 
 /* A credential is refreshed with the client it was issued under: that of today. */
