@@ -12,7 +12,7 @@ MODULE_big = conduit
 OBJS = src/conduit.o \
 	src/base/base64url.o src/base/clock.o src/base/json.o src/base/report.o src/base/settings.o \
 	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
-	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/roster.o \
+	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/mailbox.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \
 	src/provider/classify.o src/provider/connector.o src/provider/egress.o src/provider/event_set.o \
 	src/provider/exchange.o src/provider/http.o src/provider/http_memory.o src/provider/http_transfer.o \
@@ -25,7 +25,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
 	src/worker/chores.o src/worker/drain.o src/worker/landing.o src/worker/launcher.o src/worker/leave.o \
-	src/worker/pause.o src/worker/queue.o src/worker/requests.o src/worker/round.o src/worker/takeoff.o \
+	src/worker/mail.o src/worker/pause.o src/worker/queue.o src/worker/requests.o src/worker/round.o src/worker/takeoff.o \
 	src/worker/worker.o
 
 # The parts of the extension script, in order.

@@ -20,6 +20,24 @@
  */
 extern RequestAnswer conduit_wait_for_worker(const FlightRequest *request, int timeout_ms, int *count);
 
+/* A message that goes with a request, and the one that comes back. */
+typedef struct WaitMail
+{
+	const void *message;		/* nothing secret in clear */
+	Size		length;
+	bool		wants_reply;
+	void	   *reply;			/* palloc'd; with ANSWER_DONE alone */
+	Size		reply_length;
+} WaitMail;
+
+/*
+ * conduit_wait_with_mail does the same for a request with a message.  Where a
+ * reply is wanted, ANSWER_DONE comes with it; ANSWER_FAILED also where it was
+ * lost on its way, or the server has no room for another mailbox.
+ */
+extern RequestAnswer conduit_wait_with_mail(const FlightRequest *request, WaitMail *mail,
+											int timeout_ms, int *count);
+
 /* True if a worker is there or will come: preloaded, no standby, launcher up, slot free. */
 extern bool conduit_worker_possible(void);
 

@@ -20,6 +20,7 @@
 
 #include "base/compat.h"
 #include "datatype/timestamp.h"
+#include "storage/dsm_impl.h"
 #include "utils/uuid.h"
 
 #include "shared/stats.h"
@@ -57,6 +58,7 @@ typedef struct FlightRequest
 	bool		forced;			/* also in backoff */
 	int			max_count;
 	char		tenant[CONDUIT_MAX_TENANT_LEN + 1];
+	dsm_handle	mail;			/* mailbox with the rest of the request; 0: none */
 } FlightRequest;
 
 /* Names one waiting request, for the worker. */

@@ -12,7 +12,9 @@
 #include "lifecycle/due.h"
 #include "lifecycle/key.h"
 #include "shared/flight.h"
+#include "storage/dsm.h"
 #include "vault/keyring.h"
+#include "worker/mail.h"
 #include "worker/queue.h"
 
 static void
@@ -47,7 +49,9 @@ take_keys_request(FlightWaiter waiter)
 static void
 take_request(const FlightRequest *request, FlightWaiter waiter)
 {
-	if (request->kind == REQUEST_KEYS)
+	if (request->mail != DSM_HANDLE_INVALID)
+		conduit_mail_take(request, waiter);
+	else if (request->kind == REQUEST_KEYS)
 		take_keys_request(waiter);
 	else if (conduit_round.pause != PAUSE_NONE)
 		conduit_flight_reply(waiter, conduit_pause_answer());
@@ -57,6 +61,28 @@ take_request(const FlightRequest *request, FlightWaiter waiter)
 		conduit_queue_add_waiter(conduit_queue_add(&request->connection, request->connector,
 												   request->generation, true, request->forced, false),
 								 waiter, false);
+}
+
+/* A request whose message has come. */
+static void
+take_mail(Mail *mail)
+{
+	switch (mail->request.kind)
+	{
+		default:
+			conduit_mail_answer(mail, ANSWER_FAILED);
+			break;
+	}
+}
+
+static void
+take_all_mail(void)
+{
+	Mail	   *mail;
+
+	conduit_mail_pump();
+	while ((mail = conduit_mail_next()) != NULL)
+		take_mail(mail);
 }
 
 void
@@ -78,4 +104,5 @@ conduit_take_requests(void)
 		}
 		PG_END_TRY();
 	}
+	conduit_guarded(take_all_mail, "taking mail");
 }
