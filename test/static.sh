@@ -107,7 +107,7 @@ check_includes()
 # Every object of the Makefile has its source and the other way round.
 check_objects()
 {
-	diff <(sed -n '/^OBJS = /,/[^\\]$/p' Makefile | grep -oE 'src/[a-z_/]+\.o' | sort) \
+	diff <(sed -n '/^OBJS = /,/[^\\]$/p' Makefile | grep -oE 'src/[a-z0-9_/]+\.o' | sort) \
 		<(ls src/*.c src/*/*.c | sed 's/c$/o/' | sort)
 	diff <(sed -n 's/^SQL_PARTS = //p' Makefile | tr ' ' '\n' | sort) <(cd sql && ls [a-z]*.sql | grep -v -- -- | sed 's/\.sql$//' | sort)
 }
