@@ -10,7 +10,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/con
 
 MODULE_big = conduit
 OBJS = src/conduit.o \
-	src/base/base64url.o src/base/clock.o src/base/json.o src/base/report.o src/base/settings.o \
+	src/base/base64url.o src/base/clock.o src/base/json.o src/base/json_array.o src/base/report.o src/base/settings.o \
 	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
 	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/mailbox.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \
@@ -21,7 +21,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/catalogue.o src/lifecycle/claim.o \
 	src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/credential.o \
 	src/lifecycle/due.o src/lifecycle/event.o src/lifecycle/handover.o src/lifecycle/health.o src/lifecycle/key.o \
-	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
+	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
 	src/worker/chores.o src/worker/drain.o src/worker/landing.o src/worker/launcher.o src/worker/leave.o \

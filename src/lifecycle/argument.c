@@ -36,17 +36,28 @@ is_blank(const char *text)
 	return text[strspn(text, " ")] == '\0';
 }
 
+const char *
+conduit_name_problem(const char *text, int max, const char **hint)
+{
+	*hint = "Pass a text that is not blank.";
+	if (text == NULL || is_blank(text))
+		return "blank";
+	*hint = "The number is the most bytes it may have.";
+	if (strlen(text) > max)
+		return psprintf("too_long %d", max);
+	*hint = "Control characters are not allowed in it.";
+	return conduit_has_control(text) ? "control_character" : NULL;
+}
+
 char *
 conduit_name_argument(FunctionCallInfo fcinfo, int n, const char *message, int max)
 {
 	char	   *text = conduit_text_argument(fcinfo, n);
+	const char *hint;
+	const char *problem = conduit_name_problem(text, max, &hint);
 
-	if (text == NULL || is_blank(text))
-		conduit_bad_argument(message, "blank", "Pass a text that is not blank.");
-	if (strlen(text) > max)
-		conduit_bad_argument(message, psprintf("too_long %d", max), "The number is the most bytes it may have.");
-	if (conduit_has_control(text))
-		conduit_bad_argument(message, "control_character", "Control characters are not allowed in it.");
+	if (problem != NULL)
+		conduit_bad_argument(message, problem, hint);
 	return text;
 }
 
@@ -129,6 +140,29 @@ conduit_object_argument(FunctionCallInfo fcinfo, int n, const char *message)
 		conduit_bad_argument(message, psprintf("too_long %d", CONDUIT_MAX_JSON_LEN),
 							 "The number is the most bytes it may have.");
 	return text;
+}
+
+Jsonb *
+conduit_try_jsonb(char *json)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *volatile result = NULL;
+
+	PG_TRY();
+	{
+		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+	}
+	PG_CATCH();
+	{
+		int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+		MemoryContextSwitchTo(context);
+		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
 }
 
 ConduitJson *

@@ -12,6 +12,7 @@
 
 #include "base/compat.h"
 #include "base/json.h"
+#include "utils/jsonb.h"
 #include "utils/uuid.h"
 
 #define CONDUIT_MAX_OWNER_LEN 1024
@@ -37,6 +38,12 @@ extern char *conduit_slug_argument(FunctionCallInfo fcinfo, int n);
 /* Text that must be there, without control characters, of at most max bytes. */
 extern char *conduit_name_argument(FunctionCallInfo fcinfo, int n, const char *message, int max);
 
+/*
+ * What is wrong with such a text (NULL: it is not there) as a stable code, with
+ * *hint set; NULL if nothing is.
+ */
+extern const char *conduit_name_problem(const char *text, int max, const char **hint);
+
 /* As conduit_name_argument, but null and '' come back as NULL. */
 extern char *conduit_optional_name_argument(FunctionCallInfo fcinfo, int n, const char *message, int max);
 
@@ -50,6 +57,13 @@ extern char *conduit_object_argument(FunctionCallInfo fcinfo, int n, const char 
 
 /* conduit_parse_object reads a JSON object's text (of ours or jsonb_out's) into nodes. */
 extern ConduitJson *conduit_parse_object(const char *text, const char *message);
+
+/*
+ * conduit_try_jsonb makes jsonb of a text that the JSON reader has let
+ * through, in the server's encoding.  Returns NULL where jsonb has narrower
+ * limits, such as numeric's.
+ */
+extern Jsonb *conduit_try_jsonb(char *json);
 
 /* True if text has a control character. */
 extern bool conduit_has_control(const char *text);

@@ -107,30 +107,31 @@ conduit_arg_text(StoreArgs *args, const char *value)
 		conduit_arg(args, CStringGetTextDatum(value));
 }
 
-/* What came from a provider is UTF-8; a text that the server cannot hold is left out. */
+char *
+conduit_utf8_to_server(const char *text)
+{
+	Oid			conversion;
+	int			length = strlen(text);
+	char	   *converted;
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return pstrdup(text);
+	conversion = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+	if (!OidIsValid(conversion))
+		return pg_is_ascii(text) ? pstrdup(text) : NULL;
+	converted = palloc((Size) length * MAX_CONVERSION_GROWTH + 1);
+	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(),
+									  (unsigned char *) text, length, (unsigned char *) converted,
+									  length * MAX_CONVERSION_GROWTH + 1, true) == length)
+		return converted;
+	pfree(converted);
+	return NULL;
+}
+
 void
 conduit_arg_utf8(StoreArgs *args, const char *value)
 {
-	Oid			conversion;
-	int			length;
-	char	   *converted;
-
-	if (value == NULL || GetDatabaseEncoding() == PG_UTF8)
-	{
-		conduit_arg_text(args, value);
-		return;
-	}
-	conversion = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
-	length = strlen(value);
-	converted = palloc(length * MAX_CONVERSION_GROWTH + 1);
-	if (OidIsValid(conversion) ?
-		pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(),
-									  (unsigned char *) value, length, (unsigned char *) converted,
-									  length * MAX_CONVERSION_GROWTH + 1, true) == length :
-		pg_is_ascii(value) && memcpy(converted, value, length + 1) != NULL)
-		conduit_arg_text(args, converted);
-	else
-		conduit_arg_null(args);
+	conduit_arg_text(args, value ? conduit_utf8_to_server(value) : NULL);
 }
 
 void

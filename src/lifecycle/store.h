@@ -67,6 +67,9 @@ extern void conduit_arg_time(StoreArgs *args, TimestampTz value);	/* DT_NOEND: n
 extern void conduit_arg_uuid(StoreArgs *args, const pg_uuid_t *value);
 extern void conduit_arg_bytea(StoreArgs *args, const bytea *value); /* NULL: null */
 
+/* A text in the server's encoding, or NULL if it has no form there. */
+extern char *conduit_utf8_to_server(const char *text);
+
 /*
  * Columns of a row of SPI_tuptable, copied into context; column counts from 1.
  * Nulls come back as NULL, DT_NOEND and 0.

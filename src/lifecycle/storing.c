@@ -21,11 +21,10 @@
 #include "lifecycle/connection.h"
 #include "lifecycle/handover.h"
 #include "lifecycle/key.h"
+#include "lifecycle/rows.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "shared/roster.h"
-
-#define MAX_SECRET_LEN (256 * 1024)
 
 PG_FUNCTION_INFO_V1(conduit_store_credential);
 
@@ -47,8 +46,8 @@ secret_buffer(text *secret, int *length)
 	char	   *utf8;
 	char	   *buffer;
 
-	if (size > MAX_SECRET_LEN)
-		bad_secret(psprintf("too_long %d", MAX_SECRET_LEN), "The number is the most bytes it may have.");
+	if (size > CONDUIT_MAX_SECRET_LEN)
+		bad_secret(psprintf("too_long %d", CONDUIT_MAX_SECRET_LEN), "The number is the most bytes it may have.");
 	utf8 = pg_server_to_any(VARDATA_ANY(secret), size, PG_UTF8);
 	*length = utf8 == VARDATA_ANY(secret) ? size : (int) strlen(utf8);
 	buffer = palloc(*length + 1);
@@ -109,6 +108,15 @@ conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *conne
 
 	if (status != SEAL_OK)
 		conduit_key_raise(status, NULL);
+	stored->place = place;
+	stored->generation = generation;
+	stored->kind = conduit_handover_kind(connector);
+	stored->issued_at = grant->issued_at;
+	stored->expires_at = grant->expires_at;
+	stored->refresh_expires_at = grant->refresh_expires_at;
+	stored->lifetime = grant->lifetime;
+	stored->token_type = grant->token_type;
+	stored->scope = grant->scope;
 	stored->due_at = conduit_schedule_due(connector, &place->connection, generation, now,
 										  grant->expires_at, grant->lifetime, false);
 	if (stored->access == NULL)
@@ -116,15 +124,16 @@ conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *conne
 	stored->refresh_at = stored->refresh != NULL ? stored->due_at : DT_NOEND;
 }
 
-static void
-write_credential(const CredentialPlace *place, const ConduitConnector *connector, const TokenGrant *grant,
-				 int64 generation, TimestampTz now)
+void
+conduit_storing_write(const StoredGrant *stored, int n)
 {
 	static StoreQuery upsert = {
 		"INSERT INTO conduit.credential (connection_id, generation, expires_at, due_at, refresh_at, issued_at,"
 		" refresh_expires_at, lifetime, status, kind, tenant, owner, connector, origin, token_type, scope,"
 		" access, refresh)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'ACTIVE', $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.a, r.b"
+		" FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, a, b)"
 		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
 		" expires_at = EXCLUDED.expires_at, due_at = EXCLUDED.due_at, refresh_at = EXCLUDED.refresh_at,"
 		" issued_at = EXCLUDED.issued_at, refreshed_at = NULL, refresh_expires_at = EXCLUDED.refresh_expires_at,"
@@ -132,34 +141,44 @@ write_credential(const CredentialPlace *place, const ConduitConnector *connector
 		" token_type = EXCLUDED.token_type, scope = EXCLUDED.scope, access = EXCLUDED.access,"
 		" refresh = EXCLUDED.refresh, next_attempt_at = NULL, attempts = 0, in_doubt = false,"
 		" last_error = NULL, last_error_code = NULL, last_error_at = NULL",
-		17, {UUIDOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-			TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-		BYTEAOID, BYTEAOID}
+		17, {UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+			TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID}
 	};
-	StoredGrant stored;
+	StoreRows	rows;
 	StoreArgs	args = {0};
+	TimestampTz earliest = DT_NOEND;
 
-	conduit_storing_seal(place, connector, grant, generation, now, &stored);
-	conduit_arg_uuid(&args, &place->connection);
-	conduit_arg(&args, Int64GetDatum(generation));
-	conduit_arg_time(&args, grant->expires_at);
-	conduit_arg_time(&args, stored.due_at);
-	conduit_arg_time(&args, stored.refresh_at);
-	conduit_arg_time(&args, grant->issued_at);
-	conduit_arg_time(&args, grant->refresh_expires_at);
-	conduit_arg(&args, Float8GetDatum(grant->lifetime));
-	conduit_arg_text(&args, conduit_handover_kind(connector));
-	conduit_arg_text(&args, place->tenant);
-	conduit_arg_text(&args, place->owner);
-	conduit_arg_text(&args, place->connector);
-	conduit_arg_text(&args, place->origin);
-	conduit_arg_utf8(&args, grant->token_type);
-	conduit_arg_utf8(&args, grant->scope);
-	conduit_arg_bytea(&args, stored.access);
-	conduit_arg_bytea(&args, stored.refresh);
+	conduit_rows_begin(&rows, &upsert, upsert.nargs, n);
+	for (int i = 0; i < n; i++)
+	{
+		const StoredGrant *row = &stored[i];
+		StoreArgs	cells = {0};
+
+		conduit_arg_uuid(&cells, &row->place->connection);
+		conduit_arg(&cells, Int64GetDatum(row->generation));
+		conduit_arg_time(&cells, row->expires_at);
+		conduit_arg_time(&cells, row->due_at);
+		conduit_arg_time(&cells, row->refresh_at);
+		conduit_arg_time(&cells, row->issued_at);
+		conduit_arg_time(&cells, row->refresh_expires_at);
+		conduit_arg(&cells, Float8GetDatum(row->lifetime));
+		conduit_arg_text(&cells, row->kind);
+		conduit_arg_text(&cells, row->place->tenant);
+		conduit_arg_text(&cells, row->place->owner);
+		conduit_arg_text(&cells, row->place->connector);
+		conduit_arg_text(&cells, row->place->origin);
+		conduit_arg_utf8(&cells, row->token_type);
+		conduit_arg_utf8(&cells, row->scope);
+		conduit_arg_bytea(&cells, row->access);
+		conduit_arg_bytea(&cells, row->refresh);
+		conduit_rows_add(&rows, &cells);
+		earliest = Min(earliest, row->refresh_at);
+	}
+	conduit_rows_args(&rows, &args);
 	conduit_store_run(&upsert, &args);
-	if (!TIMESTAMP_IS_NOEND(stored.refresh_at))
-		conduit_at_commit(NUDGE_DUE, stored.refresh_at);
+	if (!TIMESTAMP_IS_NOEND(earliest))
+		conduit_at_commit(NUDGE_DUE, earliest);
 }
 
 /* A credential is refreshed with the client it was issued under: that of today. */
@@ -186,6 +205,7 @@ store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *bu
 	ConnectionRow *row = conduit_connection_lock(id, NULL, tenant);
 	const ConduitConnector *connector;
 	CredentialPlace place;
+	StoredGrant stored;
 	int64		generation;
 
 	if (strcmp(row->status, "REVOKED") == 0)
@@ -202,7 +222,8 @@ store_secret(const pg_uuid_t *id, const char *tenant, const char *kind, char *bu
 
 	conduit_adoption_note_use(false);
 	generation = lock_generation(id);
-	write_credential(&place, connector, grant, Max(generation, row->last_generation) + 1, now);
+	conduit_storing_seal(&place, connector, grant, Max(generation, row->last_generation) + 1, now, &stored);
+	conduit_storing_write(&stored, 1);
 	conduit_token_grant_wipe(grant);
 	record_client(row, connector);
 	if (strcmp(row->status, "NEEDS_REAUTH") == 0)

@@ -24,6 +24,7 @@
 #include "lifecycle/argument.h"
 #include "lifecycle/key.h"
 #include "lifecycle/renewal.h"
+#include "lifecycle/store.h"
 #include "shared/last_use.h"
 #include "shared/stats.h"
 
@@ -120,8 +121,9 @@ set_secret(Datum *values, bool *nulls, int column, const SecretText *text)
 static void
 set_extra(Datum *values, bool *nulls, const SecretText *extra)
 {
-	MemoryContext context = CurrentMemoryContext;
 	char	   *json;
+	char	   *volatile text = NULL;
+	Jsonb	   *volatile value = NULL;
 
 	nulls[VEND_EXTRA] = true;
 	if (extra->data == NULL)
@@ -129,23 +131,22 @@ set_extra(Datum *values, bool *nulls, const SecretText *extra)
 	json = pnstrdup(extra->data, extra->length);
 	PG_TRY();
 	{
-		values[VEND_EXTRA] = DirectFunctionCall1(jsonb_in, CStringGetDatum(pg_any_to_server(json, extra->length, PG_UTF8)));
-		nulls[VEND_EXTRA] = false;
+		text = conduit_utf8_to_server(json);
+		if (text != NULL)
+			value = conduit_try_jsonb(text);
 	}
-	PG_CATCH();
+	PG_FINALLY();
 	{
-		int			sqlstate = geterrcode();
-
 		conduit_wipe(json, extra->length);
-		if (ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_DATA_EXCEPTION &&
-			ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
+		if (text != NULL)
+			conduit_wipe(text, strlen(text));
 	}
 	PG_END_TRY();
-	conduit_wipe(json, extra->length);
-	pfree(json);
+	if (value != NULL)
+	{
+		values[VEND_EXTRA] = JsonbPGetDatum(value);
+		nulls[VEND_EXTRA] = false;
+	}
 }
 
 static HeapTuple
