@@ -124,6 +124,7 @@ conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *conne
 	stored->refresh_at = stored->refresh != NULL ? stored->due_at : DT_NOEND;
 }
 
+/* unnest is not qualified: of several arrays it is syntax, and pg_catalog's always. */
 void
 conduit_storing_write(const StoredGrant *stored, int n)
 {
@@ -132,7 +133,7 @@ conduit_storing_write(const StoredGrant *stored, int n)
 		" refresh_expires_at, lifetime, status, kind, tenant, owner, connector, origin, token_type, scope,"
 		" access, refresh)"
 		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.a, r.b"
-		" FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
 		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, a, b)"
 		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
 		" expires_at = EXCLUDED.expires_at, due_at = EXCLUDED.due_at, refresh_at = EXCLUDED.refresh_at,"
