@@ -12,11 +12,11 @@
 
 #include "base/compat.h"
 #include "base/json.h"
+#include "provider/account.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
 #define CONDUIT_MAX_OWNER_LEN 1024
-#define CONDUIT_MAX_ACCOUNT_LEN 1024
 #define CONDUIT_MAX_CLIENT_ID_LEN 1024
 #define CONDUIT_MAX_JSON_LEN (64 * 1024)
 

@@ -9,8 +9,8 @@
  * declares to say so.  Everything else keeps the connection active.
  *
  * Order matters: what a status alone settles (429, 3xx) comes first, then the
- * connector's own codes, then sentences that contradict the code next to them,
- * then codes, then statuses.
+ * connector's own sentences and codes, then sentences that contradict the code
+ * next to them, then codes, then statuses.  known_error.c has the words.
  *
  * Wording:
  *	   - The code is the short machine-readable name of an error; the
@@ -23,79 +23,17 @@
 #include <ctype.h>
 
 #include "provider/classify.h"
+#include "provider/known_error.h"
+#include "provider/token_path.h"
 
-/* Compared without regard to case, '-' and '.' as '_'. */
-static const struct
+/* What a body says of an error. */
+typedef struct Complaint
 {
-	const char *code;
-	OutcomeClass outcome;
-}			known_codes[] =
-{
-	{"invalid_grant", OUTCOME_DEAD},
-	{"bad_refresh_token", OUTCOME_DEAD},	/* GitHub, HubSpot */
-	{"invalid_refresh_token", OUTCOME_DEAD},	/* Slack, Google Identity */
-	{"token_expired", OUTCOME_DEAD},	/* Google Identity, Slack */
-	{"token_revoked", OUTCOME_DEAD},	/* Slack */
-	{"account_inactive", OUTCOME_DEAD}, /* Slack */
-	{"inactive_user", OUTCOME_DEAD},	/* Salesforce */
-	{"refresh_token_invalidated", OUTCOME_DEAD},	/* OpenAI */
-	{"refresh_token_expired", OUTCOME_DEAD},
-	{"refresh_token_revoked", OUTCOME_DEAD},
-	{"refresh_token_reused", OUTCOME_DEAD},
-	{"expired_refresh_token", OUTCOME_DEAD},
-	{"revoked_refresh_token", OUTCOME_DEAD},
-	{"interaction_required", OUTCOME_DEAD}, /* Microsoft */
-	{"invalid_client", OUTCOME_CONFIG},
-	{"incorrect_client_credentials", OUTCOME_CONFIG},	/* GitHub */
-	{"unauthorized_client", OUTCOME_CONFIG},
-	{"unsupported_grant_type", OUTCOME_CONFIG},
-	{"invalid_scope", OUTCOME_CONFIG},
-	{"invalid_request", OUTCOME_CONFIG},
-	{"invalid_target", OUTCOME_CONFIG},
-	{"redirect_uri_mismatch", OUTCOME_CONFIG},
-	{"access_denied", OUTCOME_CONFIG},
-	{"invalid_client_id", OUTCOME_CONFIG},
-	{"invalid_client_secret", OUTCOME_CONFIG},
-	{"bad_client_id", OUTCOME_CONFIG},
-	{"bad_client_secret", OUTCOME_CONFIG},	/* Slack */
-	{"temporarily_unavailable", OUTCOME_THROTTLED},
-	{"slow_down", OUTCOME_THROTTLED},
-	{"ratelimited", OUTCOME_THROTTLED}, /* Slack */
-	{"rate_limited", OUTCOME_THROTTLED},
-	{"rate_limit_exceeded", OUTCOME_THROTTLED},
-	{"too_many_requests", OUTCOME_THROTTLED},
-	{"throttled", OUTCOME_THROTTLED},
-	{"resource_exhausted", OUTCOME_THROTTLED},	/* Google */
-	{"server_error", OUTCOME_TRANSIENT},
-	{"internal_error", OUTCOME_TRANSIENT},
-	{"internal_server_error", OUTCOME_TRANSIENT},
-	{"backend_error", OUTCOME_TRANSIENT},
-	{"service_unavailable", OUTCOME_TRANSIENT},
-	{"fatal_error", OUTCOME_TRANSIENT}, /* Slack */
-	{"request_timeout", OUTCOME_TRANSIENT}	/* Slack */
-};
-
-/* Sentences that mean "not now", whatever code they come with. */
-static const char *const throttle_phrases[] =
-{
-	"too many requests",		/* Zoho, as "Access Denied" */
-	"rate limit",
-	"rate exceeded"
-};
-
-/* Sentences that mean a dead refresh token where the code says too little. */
-static const char *const dead_phrases[] =
-{
-	"unknown or invalid refresh token", /* Atlassian */
-	"refresh_token is invalid", /* Atlassian, with unauthorized_client */
-	"refresh token is invalid",
-	"expired access/refresh token", /* Salesforce */
-	"refresh token has expired",
-	"refresh token has been revoked"
-};
-
-/* Microsoft's number for a malformed request, which it calls invalid_grant. */
-#define AADSTS_MALFORMED	9002313
+	char		code[OUTCOME_CODE_LEN + 1]; /* '': none */
+	const char *description;	/* NULL: none */
+	char		aadsts[16];		/* Microsoft's number, '': none */
+	bool		explicit_error; /* it speaks of an error, rather than of a mere status */
+} Complaint;
 
 void
 conduit_classify_clean_code(const char *text, char *code)
@@ -119,77 +57,18 @@ conduit_classify_clean_code(const char *text, char *code)
 	code[length] = '\0';
 }
 
-/* Equal but for case and for what separates words. */
-static bool
-same_code(const char *a, const char *b)
-{
-	for (; *a != '\0' && *b != '\0'; a++, b++)
-	{
-		char		x = *a == '-' || *a == '.' ? '_' : pg_ascii_tolower((unsigned char) *a);
-		char		y = *b == '-' || *b == '.' ? '_' : pg_ascii_tolower((unsigned char) *b);
-
-		if (x != y)
-			return false;
-	}
-	return *a == *b;
-}
-
-static bool
-find_code(const char *code, OutcomeClass *outcome)
-{
-	for (int i = 0; i < lengthof(known_codes); i++)
-	{
-		if (same_code(code, known_codes[i].code))
-		{
-			*outcome = known_codes[i].outcome;
-			return true;
-		}
-	}
-	return false;
-}
-
 bool
 conduit_classify_code_known(const char *code)
 {
-	OutcomeClass outcome;
-
-	return find_code(code, &outcome);
+	return conduit_known_error(SIGNAL_CODE, code) != NULL;
 }
 
-/* Does text, of any case, contain the (lower-case) phrase? */
-static bool
-contains(const char *text, const char *phrase)
+bool
+conduit_classify_refuses_client(const char *code)
 {
-	size_t		length = strlen(phrase);
+	const KnownError *known = conduit_known_error(SIGNAL_CODE, code);
 
-	if (text == NULL)
-		return false;
-	for (; *text != '\0'; text++)
-	{
-		if (pg_strncasecmp(text, phrase, length) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-contains_any(const char *text, const char *const *phrases, int count)
-{
-	for (int i = 0; i < count; i++)
-	{
-		if (contains(text, phrases[i]))
-			return true;
-	}
-	return false;
-}
-
-/* The number in "AADSTS70008: ...", 0 if there is none. */
-static long
-aadsts_number(const char *description)
-{
-	const char *found = description ? strstr(description, "AADSTS") : NULL;
-
-	return found != NULL && isdigit((unsigned char) found[6]) ? strtol(found + 6, NULL, 10) : 0;
+	return known != NULL && known->refuses_client;
 }
 
 /* A string, or a number, that can be an error code. */
@@ -201,79 +80,160 @@ code_text(const ConduitJson *node)
 	return node->text[0] != '\0' ? node->text : NULL;
 }
 
-/*
- * Find the error's code and description.  Returns false if the body names no
- * error; *explicit_error tells an "error" member, or "ok": false, from a mere
- * status or code, which a success may have as well.
- */
+/* The same, or both numbers of the same value, or a number and its text. */
 static bool
-extract_error(const ConduitJson *body, char *code, const char **description, bool *explicit_error)
+same_scalar(const ConduitJson *a, const ConduitJson *b)
 {
-	static const char *const code_paths[] = {
-		"error", "error.status", "error.code", "error.type", "errors.0.errorType",
-		"errors.0.code", "errorCode", "error_code", "status", "code"
+	double		x;
+	double		y;
+
+	if (a == NULL)
+		return false;
+	if (code_text(a) == NULL || code_text(b) == NULL)
+		return a->type == b->type && a->type != CONDUIT_JSON_ARRAY && a->type != CONDUIT_JSON_OBJECT;
+	if (strcmp(a->text, b->text) == 0)
+		return true;
+	return (a->type == CONDUIT_JSON_NUMBER || b->type == CONDUIT_JSON_NUMBER) &&
+		conduit_json_double(a, &x) && conduit_json_double(b, &y) && x == y;
+}
+
+bool
+conduit_classify_success(const ConduitConnector *connector, const ConduitJson *body)
+{
+	const ConduitJson *node;
+
+	if (connector->success_path == NULL)
+	{
+		node = conduit_json_get(body, "ok");
+		return node == NULL || node->type != CONDUIT_JSON_FALSE;
+	}
+	node = conduit_find_path(body, connector->success_path);
+	if (connector->success_value == NULL)
+		return node != NULL && node->type != CONDUIT_JSON_FALSE;
+	return same_scalar(node, connector->success_value);
+}
+
+/* The number in "AADSTS70008: ...", or else the first of error_codes. */
+static void
+find_aadsts(const ConduitJson *body, const char *description, char *number, size_t size)
+{
+	const char *found = description ? strstr(description, "AADSTS") : NULL;
+	size_t		length;
+
+	number[0] = '\0';
+	if (found != NULL)
+		found += strlen("AADSTS");
+	else
+		found = code_text(conduit_json_path(body, "error_codes.0"));
+	length = found ? strspn(found, "0123456789") : 0;
+	if (length > 0 && length < size)
+		strlcpy(number, found, length + 1);
+}
+
+static const char *
+find_description(const ConduitConnector *connector, const ConduitJson *body)
+{
+	static const char *const paths[] = {
+		"error_description", "error.message", "errors.0.message", "errors.0.detail", "message",
+		"errorDescription", "error_message", "detail", "error"
 	};
-	static const char *const description_paths[] = {
-		"error_description", "error.message", "errors.0.message", "message", "errorDescription"
+	const char *text = NULL;
+
+	if (connector->error_description_path != NULL)
+		text = conduit_json_string(conduit_find_path(body, connector->error_description_path));
+	for (int i = 0; i < lengthof(paths) && text == NULL; i++)
+		text = conduit_json_string(conduit_json_path(body, paths[i]));
+	return text;
+}
+
+/* The connector's path, else the first code that is known, else the first that is no bare number. */
+static void
+find_code(const ConduitConnector *connector, const ConduitJson *body, const char *description, char *code)
+{
+	static const char *const paths[] = {
+		"error", "error.status", "error.code", "error.type", "error.error", "errors.0.errorType",
+		"errors.0.code", "errors.0", "errorCode", "error_code", "error_type", "status", "code"
 	};
-	const ConduitJson *ok = conduit_json_get(body, "ok");
-	const ConduitJson *error = conduit_json_get(body, "error");
-	const ConduitJson *errors = conduit_json_get(body, "errors");
 	const char *fallback = NULL;
-	OutcomeClass ignored;
 
 	code[0] = '\0';
-	*description = NULL;
-	*explicit_error = (ok != NULL && ok->type == CONDUIT_JSON_FALSE) ||
-		code_text(error) != NULL ||
-		(error != NULL && error->type == CONDUIT_JSON_OBJECT) ||
-		(errors != NULL && errors->type == CONDUIT_JSON_ARRAY && errors->first != NULL);
+	if (connector->error_path != NULL)
+	{
+		const char *text = code_text(conduit_find_path(body, connector->error_path));
 
-	for (int i = 0; i < lengthof(description_paths) && *description == NULL; i++)
-		*description = conduit_json_string(conduit_json_path(body, description_paths[i]));
+		if (text != NULL)
+			conduit_classify_clean_code(text, code);
+		if (code[0] != '\0')
+			return;
+	}
 
 	/*
 	 * Prose is no code, but some put the code where the prose belongs (Google
 	 * Identity: error.message).  It counts if it is a word of our own.
 	 */
-	if (*description != NULL && strlen(*description) <= OUTCOME_CODE_LEN &&
-		find_code(*description, &ignored))
+	if (description != NULL && strlen(description) <= OUTCOME_CODE_LEN)
 	{
-		conduit_classify_clean_code(*description, code);
-		return true;
+		conduit_classify_clean_code(description, code);
+		if (conduit_known_error(SIGNAL_CODE, description) != NULL)
+			return;
 	}
-
-	/* The first code that means something to us, else the first that is no bare number. */
-	for (int i = 0; i < lengthof(code_paths); i++)
+	for (int i = 0; i < lengthof(paths); i++)
 	{
-		const char *text = code_text(conduit_json_path(body, code_paths[i]));
+		const char *text = code_text(conduit_json_path(body, paths[i]));
 
 		if (text == NULL)
 			continue;
 		conduit_classify_clean_code(text, code);
-		if (find_code(code, &ignored))
-			return true;
+		if (conduit_known_error(SIGNAL_CODE, code) != NULL)
+			return;
 		if (fallback == NULL && strspn(text, "0123456789.-") < strlen(text))
 			fallback = text;
 	}
 	code[0] = '\0';
 	if (fallback != NULL)
 		conduit_classify_clean_code(fallback, code);
-	return code[0] != '\0' || *explicit_error;
 }
 
-static bool
-connector_says_dead(const ConduitConnector *connector, const char *code)
+static void
+read_complaint(const ConduitConnector *connector, const ConduitJson *body, Complaint *complaint)
 {
-	if (code[0] == '\0')
-		return false;
-	for (int i = 0; i < connector->nerror_codes; i++)
+	const ConduitJson *error = conduit_json_get(body, "error");
+	const ConduitJson *errors = conduit_json_get(body, "errors");
+
+	memset(complaint, 0, sizeof(*complaint));
+	if (body == NULL)
+		return;
+	complaint->description = find_description(connector, body);
+	find_code(connector, body, complaint->description, complaint->code);
+	find_aadsts(body, complaint->description, complaint->aadsts, sizeof(complaint->aadsts));
+	complaint->explicit_error = !conduit_classify_success(connector, body) ||
+		code_text(error) != NULL ||
+		(error != NULL && error->type == CONDUIT_JSON_OBJECT) ||
+		(errors != NULL && errors->type == CONDUIT_JSON_ARRAY && errors->first != NULL);
+}
+
+/* What the connector says of such an error: its sentences, then its codes. */
+static bool
+connector_says(const ConduitConnector *connector, const Complaint *complaint, OutcomeClass *outcome)
+{
+	for (int i = 0; i < connector->nerror_phrases; i++)
+	{
+		if (conduit_contains_phrase(complaint->description, connector->error_phrases[i].text))
+		{
+			*outcome = connector->error_phrases[i].outcome;
+			return true;
+		}
+	}
+	for (int i = 0; i < connector->nerror_codes && complaint->code[0] != '\0'; i++)
 	{
 		char		cleaned[OUTCOME_CODE_LEN + 1];
 
 		conduit_classify_clean_code(connector->error_codes[i].text, cleaned);
-		if (connector->error_codes[i].outcome == OUTCOME_DEAD && same_code(cleaned, code))
+		if (conduit_same_error_code(cleaned, complaint->code))
+		{
+			*outcome = connector->error_codes[i].outcome;
 			return true;
+		}
 	}
 	return false;
 }
@@ -290,30 +250,60 @@ settle(TokenOutcome *outcome, OutcomeClass class, const char *code, int status)
 	return true;
 }
 
+/* A code that says too little to contradict a sentence next to it. */
+static bool
+vague(const char *code)
+{
+	return conduit_same_error_code(code, "unauthorized_client") ||
+		conduit_same_error_code(code, "access_denied") ||
+		conduit_same_error_code(code, "invalid_request");
+}
+
+/* What is known of a complaint that came with a status from 400 to 499, or 2xx; false: nothing. */
+static bool
+known_meaning(const Complaint *complaint, const KnownError *known, int status, TokenOutcome *outcome)
+{
+	bool		dead = known != NULL && known->outcome == OUTCOME_DEAD;
+	const KnownError *number = complaint->aadsts[0] != '\0' ?
+		conduit_known_error(SIGNAL_AADSTS, complaint->aadsts) : NULL;
+
+	if (conduit_known_phrase(complaint->description, OUTCOME_THROTTLED) != NULL)
+		return settle(outcome, OUTCOME_THROTTLED, complaint->code, status);
+	if (number != NULL && (known == NULL || known->outcome != number->outcome))
+		return settle(outcome, number->outcome, psprintf("AADSTS%s", complaint->aadsts), status);
+	if (dead && conduit_known_phrase(complaint->description, OUTCOME_CONFIG) != NULL)
+		return settle(outcome, OUTCOME_CONFIG, complaint->code, status);
+	if ((known == NULL || vague(complaint->code)) &&
+		conduit_known_phrase(complaint->description, OUTCOME_DEAD) != NULL)
+		return settle(outcome, OUTCOME_DEAD, known ? complaint->code : "invalid_refresh_token", status);
+	return known != NULL && settle(outcome, known->outcome, complaint->code, status);
+}
+
 bool
 conduit_classify_refusal(const ConduitConnector *connector, const HttpResponse *response,
 						 const ConduitJson *body, bool html, TokenOutcome *outcome)
 {
 	int			status = response->status;
 	bool		success = status >= 200 && status <= 299;
-	char		code[OUTCOME_CODE_LEN + 1] = "";
-	const char *description = NULL;
-	bool		explicit_error = false;
-	bool		known;
+	Complaint	complaint;
+	const KnownError *known;
+	const KnownError *known_status;
+	bool		said;
 	OutcomeClass class = OUTCOME_CONFIG;
 
-	if (body != NULL)
-		extract_error(body, code, &description, &explicit_error);
-	known = find_code(code, &class);
-	if (success && !explicit_error && !known && !connector_says_dead(connector, code))
+	read_complaint(connector, body, &complaint);
+	known = complaint.code[0] != '\0' ? conduit_known_error(SIGNAL_CODE, complaint.code) : NULL;
+	said = connector_says(connector, &complaint, &class);
+	if (success && !complaint.explicit_error && known == NULL && !said)
 		return false;
 
 	if (status == 429)
-		return settle(outcome, OUTCOME_THROTTLED, known && class == OUTCOME_THROTTLED ? code : NULL, status);
+		return settle(outcome, OUTCOME_THROTTLED,
+					  known != NULL && known->outcome == OUTCOME_THROTTLED ? complaint.code : NULL, status);
 	if (status >= 300 && status <= 399)
 		return settle(outcome, OUTCOME_CONFIG, "redirect_refused", status);
-	if (connector_says_dead(connector, code))
-		return settle(outcome, OUTCOME_DEAD, code, status);
+	if (said)
+		return settle(outcome, class, complaint.code, status);
 
 	/*
 	 * A server in trouble proves nothing about a token.  503 is an outage
@@ -321,33 +311,25 @@ conduit_classify_refusal(const ConduitConnector *connector, const HttpResponse *
 	 */
 	if (status >= 500)
 	{
-		if ((known && class == OUTCOME_THROTTLED) || (status == 503 && response->retry_after >= 0))
-			return settle(outcome, OUTCOME_THROTTLED, known ? code : NULL, status);
-		return settle(outcome, OUTCOME_TRANSIENT,
-					  known && class == OUTCOME_TRANSIENT ? code : NULL, status);
+		class = (known != NULL && known->outcome == OUTCOME_THROTTLED) ||
+			(status == 503 && response->retry_after >= 0) ? OUTCOME_THROTTLED : OUTCOME_TRANSIENT;
+		return settle(outcome, class,
+					  known != NULL && known->outcome == class ? complaint.code : NULL, status);
 	}
-	if (contains_any(description, throttle_phrases, lengthof(throttle_phrases)))
-		return settle(outcome, OUTCOME_THROTTLED, code, status);
+	if (known_meaning(&complaint, known, status, outcome))
+		return true;
 
-	if (known && class == OUTCOME_DEAD && aadsts_number(description) == AADSTS_MALFORMED)
-		return settle(outcome, OUTCOME_CONFIG, "AADSTS9002313", status);
-	if (contains_any(description, dead_phrases, lengthof(dead_phrases)) &&
-		(!known || same_code(code, "unauthorized_client") || same_code(code, "access_denied") ||
-		 same_code(code, "invalid_request")))
-		return settle(outcome, OUTCOME_DEAD, known ? code : "invalid_refresh_token", status);
-	if (known)
-		return settle(outcome, class, code, status);
-
-	/* No code that we know: the status, where the connector gives it a meaning. */
+	/* No code that we know: the status, where it has a meaning. */
 	if (list_member_int(connector->dead_statuses, status))
 		return settle(outcome, OUTCOME_DEAD, NULL, status);
-	if (status == 408 || status == 421 || status == 425)
-		return settle(outcome, OUTCOME_TRANSIENT, NULL, status);
+	known_status = conduit_known_error(SIGNAL_STATUS, psprintf("%d", status));
+	if (known_status != NULL)
+		return settle(outcome, known_status->outcome, NULL, status);
 
 	/* A page is from whoever stands in front: a firewall, a portal, maintenance. */
 	if (html && status != 404 && status != 405 && status != 410)
 		return settle(outcome, OUTCOME_TRANSIENT, success ? "html" : NULL, status);
-	return settle(outcome, OUTCOME_CONFIG, code, status);
+	return settle(outcome, OUTCOME_CONFIG, complaint.code, status);
 }
 
 void

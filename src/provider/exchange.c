@@ -28,6 +28,8 @@ struct Exchange
 {
 	HttpTransfer *transfer;
 	const ConduitConnector *connector;
+	TokenRequestKind kind;
+	bool		own_client;
 	ExchangeOwner *owner;
 	TimestampTz started_at;
 	char		secrets[FLEXIBLE_ARRAY_MEMBER]; /* what was sent, in the alphabet of
@@ -184,6 +186,8 @@ conduit_exchange_token(const TokenRequest *request, ExchangeOwner *owner)
 	end = add_secret(exchange->secrets, &request->refresh_token);
 	add_secret(end, &request->client_secret);
 	exchange->connector = request->connector;
+	exchange->kind = request->kind;
+	exchange->own_client = request->own_client;
 	exchange->owner = owner;
 	exchange->started_at = conduit_now();
 
@@ -268,7 +272,8 @@ code_quotes_secret(const char *code, const char *secrets)
 void
 conduit_exchange_read(Exchange *exchange, TokenOutcome *outcome)
 {
-	conduit_token_response_read(exchange->connector, conduit_http_response(exchange->transfer),
+	conduit_token_response_read(exchange->connector, exchange->kind, exchange->own_client,
+								conduit_http_response(exchange->transfer),
 								exchange->started_at, outcome);
 	if (!conduit_classify_code_known(outcome->code) &&
 		code_quotes_secret(outcome->code, exchange->secrets))

@@ -15,16 +15,6 @@
 #include "base/compat.h"
 #include "provider/token_response.h"
 
-typedef enum TokenRequestKind
-{
-	TOKEN_REQUEST_CODE,			/* RFC 6749, 4.1.3 */
-	TOKEN_REQUEST_REFRESH,		/* RFC 6749, 6 */
-	TOKEN_REQUEST_EXCHANGE,		/* an access token for another one */
-	TOKEN_REQUEST_CLIENT_CREDENTIALS,	/* RFC 6749, 4.4 */
-	TOKEN_REQUEST_JWT_BEARER,	/* RFC 7523, 2.1; app installations */
-	TOKEN_REQUEST_BEARER_RENEW	/* the refresh token in the Authorization header */
-} TokenRequestKind;
-
 typedef struct TokenRequest
 {
 	TokenRequestKind kind;
@@ -33,6 +23,8 @@ typedef struct TokenRequest
 	const char *endpoint;		/* expanded */
 	const char *client_id;		/* NULL: none */
 	SecretText	client_secret;	/* data NULL: none; a PEM key where the connector signs */
+	bool		own_client;		/* the connection's, not the connector's; with JWT_BEARER: no
+								 * other client takes part */
 	SecretText	code;			/* CODE */
 	SecretText	code_verifier;	/* CODE; data NULL: none */
 	const char *redirect_uri;	/* CODE; NULL: not sent */

@@ -108,13 +108,37 @@ parse_form(char *body)
 	return object->first != NULL ? object : NULL;
 }
 
+/*
+ * Words for people: {"message": ...}, where phrases are looked for.  A form has
+ * no blank before its first '='.
+ */
+static ConduitJson *
+parse_prose(const char *body, Size length)
+{
+	ConduitJson *object;
+	ConduitJson *message;
+
+	if (body[strcspn(body, "= \t\r\n")] == '=' || memchr(body, '\0', length) != NULL || !is_utf8(body, length))
+		return NULL;
+	object = palloc0(sizeof(ConduitJson));
+	message = palloc0(sizeof(ConduitJson));
+	object->type = CONDUIT_JSON_OBJECT;
+	object->first = message;
+	message->type = CONDUIT_JSON_STRING;
+	message->key = "message";
+	message->text = body;
+	message->length = length;
+	return object;
+}
+
 /* The body as an object, or NULL with *html or *problem (a code) telling what it is instead. */
 static ConduitJson *
 parse_body(HttpResponse *response, bool *html, const char **problem)
 {
 	char	   *body = response->body;
 	Size		length = response->length;
-	ConduitJson *result;
+	ConduitJson *result = NULL;
+	const char *ignored;
 
 	*html = false;
 	*problem = NULL;
@@ -141,33 +165,67 @@ parse_body(HttpResponse *response, bool *html, const char **problem)
 	}
 
 	*problem = "bad_json";
-	if (body[0] != '{' && body[0] != '[' &&
-		pg_strncasecmp(response->content_type, "application/json", 16) != 0)
+	if (body[0] == '{' || body[0] == '[')
+		result = conduit_json_parse(body, (int) length, &ignored);
+	else if (pg_strncasecmp(response->content_type, "application/json", 16) != 0)
 	{
 		/* Trailing line ends come with text/plain. */
 		while (length > 0 && isspace((unsigned char) body[length - 1]))
 			body[--length] = '\0';
-		if (memchr(body, '\0', length) != NULL || memchr(body, '=', length) == NULL)
-			return NULL;
-		result = parse_form(body);
-	}
-	else
-	{
-		const char *ignored;
-
-		result = conduit_json_parse(body, (int) length, &ignored);
+		if (response->status >= 400)
+			result = parse_prose(body, length);
+		if (result == NULL && memchr(body, '\0', length) == NULL && memchr(body, '=', length) != NULL)
+			result = parse_form(body);
 	}
 	return result != NULL && result->type == CONDUIT_JSON_OBJECT ? result : NULL;
 }
 
-void
-conduit_token_response_read(const ConduitConnector *connector, HttpResponse *response,
-							TimestampTz started_at, TokenOutcome *outcome)
+/* NULL and the grant, or what is missing in a 2xx with this body. */
+static const char *
+read_grant(const ConduitConnector *connector, TokenRequestKind kind, const ConduitJson *body,
+		   TimestampTz received_at, TokenGrant *grant)
 {
+	const char *problem;
+
+	if (!conduit_classify_success(connector, body))
+		return "no_access_token";
+	problem = conduit_token_grant_from_json(connector, body, received_at, true, grant);
+	if (problem == NULL)
+	{
+		/* What mints a token can mint the next; a refresh token beside it is no use. */
+		if (kind == TOKEN_REQUEST_CLIENT_CREDENTIALS || kind == TOKEN_REQUEST_JWT_BEARER)
+			conduit_token_grant_drop_refresh(grant);
+		return NULL;
+	}
+	return strcmp(problem, "no_access_token") == 0 ? problem : "bad_token";
+}
+
+/*
+ * The stored secret of a connection is not always a refresh token.  Where it is
+ * a client of its own, or its key, a refused client is proof; where it is
+ * nothing, nothing can be.
+ */
+static void
+judge_secret(TokenRequestKind kind, bool own_client, TokenOutcome *outcome)
+{
+	if (own_client)
+	{
+		if (outcome->outcome == OUTCOME_CONFIG && conduit_classify_refuses_client(outcome->code))
+			outcome->outcome = OUTCOME_DEAD;
+	}
+	else if (kind == TOKEN_REQUEST_CLIENT_CREDENTIALS && outcome->outcome == OUTCOME_DEAD)
+		outcome->outcome = OUTCOME_CONFIG;
+}
+
+void
+conduit_token_response_read(const ConduitConnector *connector, TokenRequestKind kind, bool own_client,
+							HttpResponse *response, TimestampTz started_at, TokenOutcome *outcome)
+{
+	bool		success = response->status >= 200 && response->status <= 299;
+	TimestampTz received_at = conduit_time_add(started_at, response->seconds);
 	ConduitJson *body;
 	bool		html;
 	const char *problem;
-	const ConduitJson *ok;
 
 	memset(outcome, 0, sizeof(*outcome));
 	outcome->status = response->status;
@@ -182,33 +240,31 @@ conduit_token_response_read(const ConduitConnector *connector, HttpResponse *res
 	}
 
 	body = parse_body(response, &html, &problem);
-	if (response->status >= 200 && response->status <= 299)
+	if (success && body != NULL)
 	{
-		ok = body ? conduit_json_get(body, "ok") : NULL;
-		if (body != NULL && !(ok != NULL && ok->type == CONDUIT_JSON_FALSE))
+		problem = read_grant(connector, kind, body, received_at, &outcome->grant);
+		if (problem == NULL)
 		{
-			problem = conduit_token_grant_from_json(connector, body,
-													conduit_time_add(started_at, response->seconds),
-													true, &outcome->grant);
-			if (problem == NULL)
-			{
-				outcome->outcome = OUTCOME_REFRESHED;
-				return;
-			}
-			problem = strcmp(problem, "no_access_token") == 0 ? problem : "bad_token";
+			outcome->outcome = OUTCOME_REFRESHED;
+			return;
 		}
-		else if (body != NULL)
-			problem = "no_access_token";
 	}
 
-	if (html && response->status >= 200 && response->status <= 299)
+	if (success && html)
 	{
 		/* Not the token endpoint's words, so it has not come to a rotation. */
 		outcome->outcome = OUTCOME_TRANSIENT;
 		strlcpy(outcome->code, problem, sizeof(outcome->code));
-		return;
 	}
-	if (!conduit_classify_refusal(connector, response, body, html, outcome))
+	else if (conduit_classify_refusal(connector, response, body, html, outcome))
+		judge_secret(kind, own_client, outcome);
+	else if (body != NULL && connector->refresh_extends && kind == TOKEN_REQUEST_REFRESH &&
+			 strcmp(problem, "no_access_token") == 0)
+	{
+		conduit_token_grant_extended(connector, body, received_at, &outcome->grant);
+		outcome->outcome = OUTCOME_REFRESHED;
+	}
+	else
 	{
 		/* A success that we cannot read may have consumed the token. */
 		outcome->outcome = OUTCOME_UNKNOWN;

@@ -21,6 +21,16 @@
 
 #define OUTCOME_CODE_LEN 64
 
+typedef enum TokenRequestKind
+{
+	TOKEN_REQUEST_CODE,			/* RFC 6749, 4.1.3 */
+	TOKEN_REQUEST_REFRESH,		/* RFC 6749, 6 */
+	TOKEN_REQUEST_EXCHANGE,		/* an access token for another one */
+	TOKEN_REQUEST_CLIENT_CREDENTIALS,	/* RFC 6749, 4.4 */
+	TOKEN_REQUEST_JWT_BEARER,	/* RFC 7523, 2.1; app installations */
+	TOKEN_REQUEST_BEARER_RENEW	/* the refresh token in the Authorization header */
+} TokenRequestKind;
+
 /*
  * What is mapped is copied; see conduit_token_grant_wipe.
  */
@@ -34,6 +44,13 @@ typedef struct TokenGrant
 	TimestampTz expires_at;		/* DT_NOEND: none */
 	double		lifetime;		/* seconds, 0: not known */
 	TimestampTz refresh_expires_at; /* DT_NOEND: not known */
+	bool		keeps_access_token; /* no access token came: the stored one lives on */
+
+	/* What belongs to the connection, in UTF-8; NULL where nothing was said. */
+	const char *account;
+	const char *account_label;
+	const ConduitJson *new_params;	/* object of strings, each fit for its variable's pattern */
+	const ConduitJson *new_metadata;	/* object */
 } TokenGrant;
 
 typedef struct TokenOutcome
@@ -51,9 +68,12 @@ extern const char *conduit_outcome_name(OutcomeClass outcome);	/* "refreshed", "
 
 /*
  * conduit_token_response_read classifies a finished transfer to a token
- * endpoint.  Memory of the grant is of the current context.
+ * endpoint.  own_client: the client that asked is the connection's own, not the
+ * connector's, so that its refusal is proof that what is stored is dead.
+ * Memory of the grant is of the current context.
  */
-extern void conduit_token_response_read(const ConduitConnector *connector, HttpResponse *response,
+extern void conduit_token_response_read(const ConduitConnector *connector, TokenRequestKind kind,
+										bool own_client, HttpResponse *response,
 										TimestampTz started_at, TokenOutcome *outcome);
 
 /*
@@ -66,11 +86,21 @@ extern const char *conduit_token_grant_from_json(const ConduitConnector *connect
 												 TimestampTz received_at, bool require_access, TokenGrant *grant);
 
 /*
+ * conduit_token_grant_extended makes a grant of an answer without an access
+ * token, where that means that the stored one lives on.
+ */
+extern void conduit_token_grant_extended(const ConduitConnector *connector, const ConduitJson *object,
+										 TimestampTz received_at, TokenGrant *grant);
+
+/*
  * conduit_token_expiry_from_json sets the grant's expires_at and lifetime from
- * expires_at / expiresAt (ISO 8601 or epoch) or expires_in / expiresIn of an
- * object, nothing where it has none.  Returns NULL or a constant text.
+ * expires_at / expiresAt (ISO 8601 or epoch) of an object, nothing where it has
+ * none.  Returns NULL or a constant text.
  */
 extern const char *conduit_token_expiry_from_json(const ConduitJson *object, TimestampTz received_at, TokenGrant *grant);
+
+/* conduit_token_grant_drop_refresh takes a refresh token away that is no use. */
+extern void conduit_token_grant_drop_refresh(TokenGrant *grant);
 
 /* conduit_token_grant_wipe clears the copies of secrets that a grant holds. */
 extern void conduit_token_grant_wipe(TokenGrant *grant);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * token_time.c
- *	  Points in time as providers write them.
+ *	  Points in time and lifetimes as providers write them.
  *
  * PostgreSQL's own input functions raise errors that quote their input, and
  * take far more than anybody sends.
@@ -16,7 +16,8 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
-#include "base/base64url.h"
+#include "base/clock.h"
+#include "provider/token_path.h"
 #include "provider/token_time.h"
 #include "vault/seal.h"
 
@@ -134,44 +135,123 @@ conduit_read_time(const ConduitJson *member, TimestampTz *result)
 	return true;
 }
 
+/* The unit that text begins with, in seconds; 0 if it is none. *length: of its name. */
+static double
+read_unit(const char *text, size_t *length)
+{
+	static const struct
+	{
+		const char *name;
+		double		seconds;
+	}			units[] =
+	{
+		{"ms", 0.001}, {"millisecond", 0.001}, {"milliseconds", 0.001},
+		{"s", 1}, {"sec", 1}, {"secs", 1}, {"second", 1}, {"seconds", 1},
+		{"m", 60}, {"min", 60}, {"mins", 60}, {"minute", 60}, {"minutes", 60},
+		{"h", 3600}, {"hr", 3600}, {"hrs", 3600}, {"hour", 3600}, {"hours", 3600},
+		{"d", 86400}, {"day", 86400}, {"days", 86400},
+		{"w", 604800}, {"week", 604800}, {"weeks", 604800}
+	};
+
+	*length = 0;
+	while (isalpha((unsigned char) text[*length]))
+		(*length)++;
+	for (int i = 0; i < lengthof(units); i++)
+	{
+		if (strlen(units[i].name) == *length && pg_strncasecmp(text, units[i].name, *length) == 0)
+			return units[i].seconds;
+	}
+	return 0;
+}
+
+/* "1h", "90 days", "1h30m": numbers, each with a unit. */
+static bool
+read_duration(const char *text, double *seconds)
+{
+	double		sum = 0;
+
+	if (*text == '\0')
+		return false;
+	while (*text != '\0')
+	{
+		double		number = 0;
+		double		unit;
+		size_t		length;
+
+		if (!isdigit((unsigned char) *text))
+			return false;
+		for (; isdigit((unsigned char) *text); text++)
+			number = number * 10 + (*text - '0');
+		if (*text == '.')
+		{
+			double		digit = 0.1;
+
+			for (text++; isdigit((unsigned char) *text); text++, digit /= 10)
+				number += (*text - '0') * digit;
+		}
+		while (*text == ' ')
+			text++;
+		unit = read_unit(text, &length);
+		if (unit == 0)
+			return false;
+		sum += number * unit;
+		for (text += length; *text == ' ';)
+			text++;
+	}
+	*seconds = sum;
+	return true;
+}
+
+bool
+conduit_read_end(const ConduitJson *member, TimeMeaning meaning, TimestampTz from,
+				 TimestampTz *end, double *lifetime)
+{
+	double		number;
+
+	*end = DT_NOEND;
+	*lifetime = 0;
+	if (conduit_json_double(member, &number))
+	{
+		/*
+		 * No token lives for 30 years and none has died before 2001 (where a
+		 * point in time is expected, 1973), so a number tells what it is.
+		 */
+		if (number >= (meaning == TIME_POINT ? 1e8 : meaning == TIME_MILLISECONDS ? 1e12 : 1e9))
+			return conduit_read_time(member, end);
+		if (meaning == TIME_MILLISECONDS)
+			number /= 1000;
+	}
+	else if (conduit_read_time(member, end))
+		return true;
+	else if (conduit_json_string(member) == NULL || !read_duration(member->text, &number))
+		return false;
+
+	if (number > 0)
+	{
+		*lifetime = Min(number, CONDUIT_MAX_LIFETIME_S);
+		*end = conduit_time_add(from, *lifetime);
+	}
+	return true;
+}
+
 bool
 conduit_read_jwt_expiry(const SecretText *token, TimestampTz *expires_at, double *lifetime)
 {
-	const char *dot = memchr(token->data, '.', token->length);
-	const char *end;
-	char	   *payload;
+	char	   *buffer;
 	int			size;
-	int			decoded;
-	bool		found = false;
+	ConduitJson *claims = conduit_jwt_claims(token->data, token->length, &buffer, &size);
+	double		exp;
+	double		iat;
+	bool		found;
 
-	if (dot == NULL)
+	if (claims == NULL)
 		return false;
-	dot++;
-	end = memchr(dot, '.', token->data + token->length - dot);
-	if (end == NULL || end == dot)
-		return false;
-	size = conduit_base64url_decoded_length(end - dot) + 1;
-	payload = palloc0(size);
-	decoded = conduit_base64url_decode(dot, end - dot, payload);
-	if (decoded > 0)
-	{
-		const char *problem;
-		ConduitJson *claims;
-		double		exp;
-		double		iat;
-
-		payload[decoded] = '\0';
-		claims = conduit_json_parse(payload, decoded, &problem);
-		if (claims != NULL && claims->type == CONDUIT_JSON_OBJECT &&
-			conduit_json_double(conduit_json_get(claims, "exp"), &exp) &&
-			conduit_read_time(conduit_json_get(claims, "exp"), expires_at))
-		{
-			*lifetime = conduit_json_double(conduit_json_get(claims, "iat"), &iat) && exp > iat ?
-				Min(exp - iat, CONDUIT_MAX_LIFETIME_S) : 0;
-			found = true;
-		}
-	}
-	conduit_wipe(payload, size);
-	pfree(payload);
+	found = conduit_json_double(conduit_json_get(claims, "exp"), &exp) &&
+		conduit_read_time(conduit_json_get(claims, "exp"), expires_at);
+	if (found)
+		*lifetime = conduit_json_double(conduit_json_get(claims, "iat"), &iat) && exp > iat ?
+			Min(exp - iat, CONDUIT_MAX_LIFETIME_S) : 0;
+	conduit_wipe(buffer, size);
+	pfree(buffer);
 	return found;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * token_time.h
- *	  Points in time as providers write them.
+ *	  Points in time and lifetimes as providers write them.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +22,24 @@
  * thing.
  */
 extern bool conduit_read_time(const ConduitJson *member, TimestampTz *result);
+
+/* What a number or text that says when something ends is meant as, unless it tells by itself. */
+typedef enum TimeMeaning
+{
+	TIME_SECONDS,				/* a lifetime */
+	TIME_MILLISECONDS,			/* likewise */
+	TIME_POINT					/* a point in time */
+} TimeMeaning;
+
+/*
+ * conduit_read_end reads when something ends that began at from: a lifetime (a
+ * number, or "1h"), or a point in time as of conduit_read_time.  *lifetime is
+ * in seconds, 0 for a point in time; a lifetime is cut down to
+ * CONDUIT_MAX_LIFETIME_S.  *end is DT_NOEND where the number is zero or less:
+ * that says that it does not end.  False if member says nothing of the kind.
+ */
+extern bool conduit_read_end(const ConduitJson *member, TimeMeaning meaning, TimestampTz from,
+							 TimestampTz *end, double *lifetime);
 
 /*
  * conduit_read_jwt_expiry reads exp of a token that is a JWT, and the lifetime

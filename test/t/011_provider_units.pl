@@ -144,7 +144,14 @@ my @replies = (
 	[ 'expires_at epoch as string', $strict, 200, $json, '{"access_token":"a","expires_at":"1893459600"}', qr/expires=3600/ ],
 	[ 'expires_at epoch milliseconds', $strict, 200, $json, '{"access_token":"a","expires_at":1893459600000}', qr/expires=3600/ ],
 	[ 'expires_at in the far future', $strict, 200, $json, '{"access_token":"a","expires_at":99999999999}', qr/expires=315576000/ ],
-	[ 'expires_at in the past', $strict, 200, $json, '{"access_token":"a","expires_at":1893452400}', qr/lifetime=0 expires=-3600/ ],
+	[ 'expires_at in the past', $strict, 200, $json, '{"access_token":"a","expires_at":1893452400}', qr/lifetime=0 expires=never/ ],
+	[ 'expires_at in the past: the default', $lifetime, 200, $json, '{"access_token":"a","expires_at":1893452400}', qr/lifetime=3600 expires=3600/ ],
+	[ 'expires_at that is a lifetime', $strict, 200, $json, '{"access_token":"a","expires_at":3600}', qr/lifetime=3600 expires=3600/ ],
+	[ 'expires_in that is a time', $strict, 200, $json, '{"access_token":"a","expires_in":1893459600}', qr/lifetime=3600 expires=3600/ ],
+	[ 'a duration', $strict, 200, $json, '{"access_token":"a","expires_in":"1h"}', qr/lifetime=3600 expires=3600/ ],
+	[ 'a duration of two parts', $strict, 200, $json, '{"access_token":"a","expires_in":"1h 30 minutes"}', qr/lifetime=5400 expires=5400/ ],
+	[ 'a duration that is none', $strict, 200, $json, '{"access_token":"a","expires_in":"1 fortnight"}', qr/expires=never/ ],
+	[ 'expires (old Facebook)', $strict, 200, $form, 'access_token=a&expires=5183999', qr/lifetime=5183999 expires=5183999/ ],
 	[ 'expires_in goes before expires_at', $strict, 200, $json, '{"access_token":"a","expires_in":5,"expires_at":1893459600}', qr/expires=5/ ],
 	[ 'the exp of a JWT', $strict, 200, $json, qq({"access_token":"$jwt"}), qr/lifetime=3600 expires=3600/ ],
 	[ 'the exp of a JWT without iat', $strict, 200, $json, qq({"access_token":"$jwt_without_iat"}), qr/lifetime=3600 expires=3600/ ],
@@ -153,6 +160,7 @@ my @replies = (
 	[ 'two dots but no JWT', $strict, 200, $json, '{"access_token":"ya29.a0_-.!!"}', qr/expires=never/ ],
 	[ 'the default lifetime', $lifetime, 200, $json, '{"access_token":"a","refresh_token":"r"}', 'refreshed access=a refresh=r type=Bearer scope=- lifetime=3600 expires=3600 refresh_expires=86400' ],
 	[ 'refresh_token_expires_in (GitHub)', $strict, 200, $json, '{"access_token":"a","refresh_token":"r","refresh_token_expires_in":15811200}', qr/refresh_expires=15811200$/ ],
+	[ 'the exp of a refresh token', $lifetime, 200, $json, qq({"access_token":"a","refresh_token":"$jwt"}), qr/refresh_expires=3600$/ ],
 	[ 'x_refresh_token_expires_in (QuickBooks)', $strict, 200, $json, '{"access_token":"a","refresh_token":"r","x_refresh_token_expires_in":8726400}', qr/refresh_expires=8726400$/ ],
 	[ 'refresh_expires_in 0 (Keycloak, offline)', $lifetime, 200, $json, '{"access_token":"a","refresh_token":"r","refresh_expires_in":0}', qr/expires=3600$/ ],
 	[ 'an odd token type (eBay)', $strict, 200, $json, '{"access_token":"a","token_type":"User Access Token"}', qr/type=Bearer / ],
@@ -247,7 +255,15 @@ my @replies = (
 	[ 'a status of the connector, HTML', $dead, 400, $html, '<p>', 'dead http_400' ],
 	[ 'a known code outweighs the status', $dead, 400, $json, '{"error":"invalid_client"}', 'config invalid_client' ],
 
+	[ 'plain words', $strict, 400, $plain, "Invalid refresh token\n", 'dead invalid_refresh_token' ],
+	[ 'a plain word', $strict, 400, $plain, 'invalid_grant', 'dead invalid_grant' ],
+	[ 'words in error', $strict, 400, $json, '{"error":"The refresh token has expired"}', 'dead invalid_refresh_token' ],
+	[ 'Microsoft: a number in error_codes', $strict, 400, $json, '{"error":"invalid_request","error_codes":[700082]}', 'dead AADSTS700082' ],
+
 	# our own fault
+	[ 'Salesforce: IP restricted is not proof', $strict, 400, $json, '{"error":"invalid_grant","error_description":"ip restricted or invalid login hours"}', 'config invalid_grant' ],
+	[ 'Google: a wrong clock is not proof', $strict, 400, $json, '{"error":"invalid_grant","error_description":"Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."}', 'config invalid_grant' ],
+	[ 'plain words that prove nothing', $strict, 401, $plain, 'Unauthorized', 'config http_401' ],
 	[ 'invalid_client', $strict, 401, $json, '{"error":"invalid_client"}', 'config invalid_client' ],
 	[ 'invalid_client with 400', $strict, 400, $json, '{"error":"invalid_client","error_description":"refresh token is invalid"}', 'config invalid_client' ],
 	[ 'unauthorized_client', $strict, 400, $json, '{"error":"unauthorized_client"}', 'config unauthorized_client' ],
@@ -279,6 +295,7 @@ my @replies = (
 	[ 'temporarily_unavailable', $strict, 503, $json, '{"error":"temporarily_unavailable"}', 'throttled temporarily_unavailable' ],
 	[ 'temporarily_unavailable with 400', $strict, 400, $json, '{"error":"temporarily_unavailable"}', 'throttled temporarily_unavailable' ],
 	[ 'slow_down', $strict, 400, $json, '{"error":"slow_down"}', 'throttled slow_down' ],
+	[ 'Microsoft: 50196, a loop', $strict, 400, $json, '{"error":"invalid_grant","error_description":"AADSTS50196: The server terminated an operation"}', 'throttled AADSTS50196' ],
 	[ 'Zoho: Access Denied', $strict, 400, $json, '{"error":"Access Denied","error_description":"You have made too many requests continuously. Please try again after some time."}', 'throttled Access_Denied' ],
 	[ 'invalid_grant for the rate', $strict, 400, $json, '{"error":"invalid_grant","error_description":"login rate exceeded"}', 'throttled invalid_grant' ],
 
@@ -302,6 +319,33 @@ check_all('replies', map {
 			literal($definition), $status, literal($type), bytes($body), $retry // -1), $expected ]
 } @replies);
 cmp_ok(scalar @replies, '>=', 100, 'enough replies');
+
+# -- What a refusal proves depends on what was sent. --
+
+my %kind = (code => 0, refresh => 1, exchange => 2, client => 3, assertion => 4, renew => 5);
+check_all('kinds of requests', map {
+	my ($kind, $own, $status, $body, $expected) = @$_;
+	[ "$kind, own client $own: $body", sprintf('unit_classify(%s, %d, %s, %s, kind => %d, own_client => %s)', literal($strict), $status,
+			literal($json), bytes($body), $kind{$kind}, $own ? 'true' : 'false'), $expected ]
+} (
+	[ 'refresh', 0, 401, '{"error":"invalid_client"}', 'config invalid_client' ],
+	[ 'code', 0, 400, '{"error":"invalid_grant"}', 'dead invalid_grant' ],
+	[ 'client', 0, 401, '{"error":"invalid_client"}', 'config invalid_client' ],
+	[ 'client', 1, 401, '{"error":"invalid_client"}', 'dead invalid_client' ],
+	[ 'client', 1, 400, '{"error":"bad_client_secret"}', 'dead bad_client_secret' ],
+	[ 'client', 1, 400, '{"error":"unauthorized_client"}', 'config unauthorized_client' ],
+	[ 'client', 1, 400, '{"error":"invalid_scope"}', 'config invalid_scope' ],
+	[ 'client', 1, 503, '{"error":"invalid_client"}', 'transient http_503' ],
+	[ 'client', 0, 400, '{"error":"invalid_grant"}', 'config invalid_grant' ],
+	[ 'client', 1, 400, '{"error":"invalid_grant"}', 'dead invalid_grant' ],
+	[ 'assertion', 1, 400, '{"error":"invalid_grant","error_description":"Invalid JWT Signature."}', 'dead invalid_grant' ],
+	[ 'assertion', 1, 401, '{"error":"invalid_client"}', 'dead invalid_client' ],
+	[ 'assertion', 0, 401, '{"error":"invalid_client"}', 'config invalid_client' ],
+	[ 'assertion', 1, 400, '{"error":"invalid_grant","error_description":"Invalid JWT: check your iat and exp values"}', 'config invalid_grant' ],
+	[ 'client', 1, 200, '{"access_token":"a","refresh_token":"r","refresh_expires_in":60}', "refreshed access=a refresh=- $defaults" ],
+	[ 'assertion', 1, 200, '{"access_token":"a","refresh_token":"r"}', "refreshed access=a refresh=- $defaults" ],
+	[ 'renew', 0, 200, '{"accessToken":"a","refreshToken":"r"}', "refreshed access=a refresh=r $defaults" ],
+));
 
 # -- Transfers that brought no whole response: [ result, sent, status, expected ]. --
 

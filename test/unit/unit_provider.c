@@ -180,6 +180,22 @@ append_grant(StringInfo out, const TokenGrant *grant, TimestampTz started_at)
 						 conduit_seconds_between(started_at, grant->refresh_expires_at));
 	if (grant->secret.extra.data)
 		appendStringInfo(out, " extra=%.*s", grant->secret.extra.length, grant->secret.extra.data);
+	if (grant->keeps_access_token)
+		appendStringInfoString(out, " kept");
+	if (grant->account)
+		appendStringInfo(out, " account=%s", grant->account);
+	if (grant->account_label)
+		appendStringInfo(out, " label=%s", grant->account_label);
+	if (grant->new_params)
+	{
+		appendStringInfoString(out, " params=");
+		conduit_json_write(out, grant->new_params);
+	}
+	if (grant->new_metadata)
+	{
+		appendStringInfoString(out, " metadata=");
+		conduit_json_write(out, grant->new_metadata);
+	}
 }
 
 static char *
@@ -198,7 +214,7 @@ describe_outcome(TokenOutcome *outcome, TimestampTz started_at)
 	return out.data;
 }
 
-/* unit_classify(definition, status, content_type, body, sent, result, retry_after, now) */
+/* unit_classify(definition, status, content_type, body, sent, result, retry_after, now, kind, own_client) */
 PG_FUNCTION_INFO_V1(unit_classify);
 Datum
 unit_classify(PG_FUNCTION_ARGS)
@@ -217,7 +233,8 @@ unit_classify(PG_FUNCTION_ARGS)
 	response.sent = PG_GETARG_BOOL(4);
 	response.result = (HttpResult) PG_GETARG_INT32(5);
 	response.retry_after = PG_GETARG_FLOAT8(6);
-	conduit_token_response_read(c, &response, started_at, &outcome);
+	conduit_token_response_read(c, (TokenRequestKind) PG_GETARG_INT32(8), PG_GETARG_BOOL(9),
+								&response, started_at, &outcome);
 	PG_RETURN_TEXT_P(cstring_to_text(describe_outcome(&outcome, started_at)));
 }
 

@@ -8,8 +8,8 @@ CREATE FUNCTION unit_check_url(text) RETURNS text AS :'module' LANGUAGE C STRICT
 CREATE FUNCTION unit_origin(text) RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_address_allowed(address text, host_listed boolean) RETURNS boolean AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_classify(definition text, status integer, content_type text, body bytea, sent boolean DEFAULT true,
-	result integer DEFAULT 0, retry_after float8 DEFAULT -1, now timestamptz DEFAULT '2030-01-01 00:00:00+00')
-	RETURNS text AS :'module' LANGUAGE C STRICT;
+	result integer DEFAULT 0, retry_after float8 DEFAULT -1, now timestamptz DEFAULT '2030-01-01 00:00:00+00',
+	kind integer DEFAULT 1, own_client boolean DEFAULT false) RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_grant(definition text, secret text, now timestamptz DEFAULT '2030-01-01 00:00:00+00')
 	RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_http(url text, method text DEFAULT 'POST', body text DEFAULT 'a=b', timeout_ms integer DEFAULT 5000,
