@@ -26,7 +26,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
-	src/worker/chores.o src/worker/drain.o src/worker/landing.o src/worker/launcher.o src/worker/leave.o \
+	src/worker/chores.o src/worker/drain.o src/worker/errands.o src/worker/landing.o src/worker/launcher.o src/worker/leave.o \
 	src/worker/mail.o src/worker/pause.o src/worker/queue.o src/worker/requests.o src/worker/round.o src/worker/takeoff.o \
 	src/worker/worker.o
 

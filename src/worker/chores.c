@@ -18,6 +18,7 @@
 #include "lifecycle/due.h"
 #include "lifecycle/event.h"
 #include "lifecycle/key.h"
+#include "worker/errands.h"
 #include "worker/queue.h"
 
 static void
@@ -81,6 +82,6 @@ conduit_keep_house(void)
 		n = conduit_event_purge();
 		conduit_round_commit();
 	} while (n > 0 && !ShutdownRequestPending);
-	if (conduit_queue_flying() == 0)
+	if (conduit_queue_flying() == 0 && conduit_errands_under_way() == 0)
 		conduit_catalogue_release();
 }

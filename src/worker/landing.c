@@ -12,6 +12,7 @@
 #include "lifecycle/store.h"
 #include "provider/http.h"
 #include "shared/stats.h"
+#include "worker/errands.h"
 #include "worker/queue.h"
 
 /* Milliseconds. */
@@ -179,12 +180,16 @@ conduit_take_answers(void)
 	conduit_http_pump();
 	while ((exchange = conduit_exchange_next_finished()) != NULL)
 	{
-		RefreshFlight *flight = (RefreshFlight *) conduit_exchange_owner(exchange);
+		ExchangeOwner *owner = conduit_exchange_owner(exchange);
+		RefreshFlight *flight = (RefreshFlight *) owner;
 
-		if (conduit_try_flight(conduit_refresh_receive, flight, "reading a reply"))
+		if (owner->errand)
+			conduit_errands_receive((Errand *) owner);
+		else if (conduit_try_flight(conduit_refresh_receive, flight, "reading a reply"))
 			conduit_add_unsettled(flight);
 	}
 	settle();
+	conduit_errands_settle();
 }
 
 /* The parked flight that is being moved, for a step without argument. */

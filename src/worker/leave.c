@@ -18,6 +18,7 @@
 #include "lifecycle/store.h"
 #include "provider/exchange.h"
 #include "provider/http.h"
+#include "worker/errands.h"
 #include "worker/queue.h"
 
 /* Flights whose request has not left yet hold a claim for nothing. */
@@ -63,6 +64,7 @@ conduit_drain(void)
 	pgstat_report_activity(STATE_RUNNING, "leaving");
 	conduit_round.settle_at = 0;
 	conduit_guarded(withdraw_unsent, "leaving");
+	conduit_guarded(conduit_errands_withdraw, "leaving");
 	conduit_queue_finish_waiting(ANSWER_GONE);
 	for (;;)
 	{
@@ -71,7 +73,7 @@ conduit_drain(void)
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if ((conduit_http_in_flight() == 0 && conduit_round.unsettled == NIL) ||
+		if ((conduit_http_in_flight() == 0 && conduit_round.unsettled == NIL && !conduit_errands_unsettled()) ||
 			left <= 0 || conduit_roster_told_to_leave() == ROSTER_LEAVE_NOW)
 			break;
 		conduit_round_wait(deadline >= 0 ? Min(left, deadline) : left);
@@ -92,5 +94,5 @@ conduit_should_leave(void)
 		proc_exit(0);
 	}
 	return ShutdownRequestPending || leave == ROSTER_DRAIN ||
-		(conduit_round.restart && conduit_queue_flying() == 0);
+		(conduit_round.restart && conduit_queue_flying() == 0 && conduit_errands_under_way() == 0);
 }

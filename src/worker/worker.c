@@ -37,6 +37,7 @@
 #include "provider/http.h"
 #include "shared/roster.h"
 #include "shared/stats.h"
+#include "worker/errands.h"
 #include "worker/queue.h"
 #include "worker/round.h"
 
@@ -175,6 +176,7 @@ play_round(void)
 		conduit_guarded(conduit_claim_and_send, "claiming");
 	else
 		conduit_queue_finish_waiting(conduit_pause_answer());
+	conduit_guarded(conduit_errands_start, "starting errands");
 	if (conduit_round.tell)
 		conduit_guarded(conduit_tell, "numbering events");
 	if (conduit_round.housekeeping_at <= GetCurrentTimestamp())
@@ -201,6 +203,7 @@ sleep_time(void)
 		sleep = least(sleep, conduit_round.parked_at);
 	if (conduit_round.settle_failed)
 		sleep = least(sleep, conduit_round.settle_at);
+	sleep = least(sleep, conduit_errands_next());
 	if (conduit_round.pause == PAUSE_NONE && conduit_queue_waiting_unasked() < CONDUIT_MAX_QUEUED)
 	{
 		double		left = TIMESTAMP_IS_NOEND(conduit_round.next_due) ? MAX_SLEEP / 1000.0 :
