@@ -14,7 +14,8 @@ OBJS = src/conduit.o \
 	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
 	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/mailbox.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \
-	src/provider/account.o src/provider/classify.o src/provider/connector.o src/provider/egress.o \
+	src/provider/account.o src/provider/classify.o src/provider/connector.o \
+	src/provider/connector_check.o src/provider/connector_field.o src/provider/connector_part.o src/provider/egress.o \
 	src/provider/event_set.o src/provider/exchange.o src/provider/http.o src/provider/http_memory.o \
 	src/provider/http_transfer.o src/provider/known_error.o src/provider/token_expiry.o \
 	src/provider/token_extra.o src/provider/token_grant.o src/provider/token_object.o \

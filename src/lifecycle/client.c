@@ -42,28 +42,44 @@ template_origin(const char *url)
 }
 
 /*
- * The origin a client's secret is bound to: that of every endpoint it is sent
- * to, with what the variables in them may be.  A connector one of whose
- * endpoints is moved to other hosts can no longer open the secret.
+ * The origin a client's secret is bound to: those of all endpoints it is sent
+ * to, each once, with what the variables in them may be.  A connector one of
+ * whose endpoints is moved to other hosts can no longer open the secret.
  */
 static char *
 client_origin(const ConduitConnector *connector)
 {
-	char	   *origin = template_origin(connector->token_url ? connector->token_url : "");
-	char	   *refresh = connector->refresh_url ? template_origin(connector->refresh_url) : origin;
+	bool		revokes_as_client = connector->revoke_auth == REVOKE_AUTH_CLIENT || connector->revoke_auth == REVOKE_AUTH_BASIC;
+	const char *const urls[] = {connector->token_url, connector->refresh_url, connector->exchange_url,
+	revokes_as_client ? connector->revoke_url : NULL};
+	char	   *origins[lengthof(urls)];
+	int			norigins = 0;
 	StringInfoData text;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, origin);
-	if (strcmp(origin, refresh) != 0)
-		appendStringInfo(&text, " %s", refresh);
+	for (int i = 0; i < lengthof(urls); i++)
+	{
+		char	   *origin = urls[i] ? template_origin(urls[i]) : NULL;
+
+		for (int j = 0; origin != NULL && j < norigins; j++)
+		{
+			if (strcmp(origins[j], origin) == 0)
+				origin = NULL;
+		}
+		if (origin == NULL)
+			continue;
+		origins[norigins++] = origin;
+		appendStringInfo(&text, "%s%s", text.len > 0 ? " " : "", origin);
+	}
 	for (const ConduitJson *param = connector->params ? connector->params->first : NULL;
 		 param != NULL; param = param->next)
 	{
-		char	   *variable = psprintf("{%s}", param->key);
 		const char *pattern = conduit_json_string(conduit_json_get(param, "pattern"));
+		bool		used = false;
 
-		if (strstr(origin, variable) != NULL || strstr(refresh, variable) != NULL)
+		for (int i = 0; i < norigins; i++)
+			used |= strstr(origins[i], psprintf("{%s}", param->key)) != NULL;
+		if (used)
 			appendStringInfo(&text, " %s=%s", param->key, pattern ? pattern : "");
 	}
 	return text.data;
@@ -337,10 +353,10 @@ conduit_set_client(PG_FUNCTION_ARGS)
 
 	conduit_store_begin(&scope);
 	connector = conduit_catalogue_require(slug, true);
-	if (connector->auth_type != AUTH_OAUTH2_CODE)
+	if (!conduit_connector_takes_client(connector))
 		conduit_bad_argument("connector takes no client", "auth_type",
-							 "Only OAuth 2 connectors are used under a client.");
-	if (client_secret == NULL && connector->client_auth != CLIENT_AUTH_NONE)
+							 "Only connectors that name a client to a token endpoint are used under one.");
+	if (client_secret == NULL && conduit_connector_needs_secret(connector))
 		conduit_bad_argument("invalid client_secret", "blank",
 							 "This connector authenticates its client with a secret.");
 	client = upsert_client(tenant, slug, client_id, redirect_uris, PG_ARGISNULL(3));

@@ -20,7 +20,6 @@
 #include "lifecycle/event.h"
 #include "lifecycle/revocation.h"
 #include "lifecycle/store.h"
-#include "provider/egress.h"
 
 #define MAX_PAGE_SIZE 500
 #define STANDARD_PAGE_SIZE 100
@@ -357,21 +356,14 @@ origins_differ(const char *a, const char *b)
 static bool
 params_change_host(const ConduitConnector *connector, const ConduitJson *old, const ConduitJson *new)
 {
-	const char *templates[] = {connector->token_url, connector->refresh_url, connector->revoke_url, connector->api_base_url};
-	const char *problem;
-	const char *variable;
+	const char *templates[] = {connector->token_url, connector->refresh_url, connector->exchange_url,
+	connector->revoke_url, connector->account_url, connector->api_base_url};
 
 	for (int i = 0; i < lengthof(templates); i++)
 	{
-		char	   *before;
-		char	   *after;
-
-		if (templates[i] == NULL)
-			continue;
-		before = conduit_connector_expand(connector, templates[i], old, &problem, &variable);
-		after = conduit_connector_expand(connector, templates[i], new, &problem, &variable);
-		if (origins_differ(before ? conduit_egress_origin(before) : NULL,
-						   after ? conduit_egress_origin(after) : NULL))
+		if (templates[i] != NULL &&
+			origins_differ(conduit_connector_origin(connector, templates[i], old),
+						   conduit_connector_origin(connector, templates[i], new)))
 			return true;
 	}
 	return false;

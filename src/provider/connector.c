@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * connector.c
- *	  Definitions of providers: parsing and validation.
+ *	  Definitions of providers: what fields there are.
  *
  * A definition is refused as a whole or taken as a whole.  Fields are read by
  * a table; null is the same as leaving a field out, so that a definition that
- * extends another can take something away.
+ * extends another can take something away.  (One exception: revoke_param, where
+ * null says that there is none.)
  *
  * Wording:
  *	   - A token field makes sense only where there is a token endpoint.
@@ -14,591 +15,434 @@
  */
 #include "base/compat.h"
 
-#include <math.h>
+#include "mb/pg_wchar.h"
 
-#include "base/report.h"
 #include "provider/connector.h"
-#include "provider/egress.h"
-#include "provider/url.h"
+#include "provider/connector_check.h"
+#include "provider/connector_field.h"
 #include "provider/url_template.h"
 
-#define MAX_YEARS_10	(10 * 366 * 86400)
+#define DAY				86400
+#define MAX_LIFETIME	(10 * 366 * DAY)
+#define MAX_REQUESTS	1000000000
+#define MAX_WINDOW		(31 * DAY)
 
-/* What is being read; whom a bad field is blamed on. */
-typedef struct Reader
-{
-	ConduitConnector *connector;
-	const ConduitJson *root;
-	bool		check_egress;
-} Reader;
+/* Who may have a field. */
+#define CODE			(1 << AUTH_OAUTH2_CODE)
+#define CLIENT			(1 << AUTH_CLIENT_CREDENTIALS)
+#define JWT				(1 << AUTH_JWT_BEARER)
+#define RENEW			(1 << AUTH_BEARER_RENEW)
+#define TOKEN			(CODE | CLIENT | JWT | RENEW)
+#define GRANT			(CODE | CLIENT | JWT)	/* who asks by grant_type */
+#define ALL				(TOKEN | 1 << AUTH_API_KEY | 1 << AUTH_BASIC)
 
-static const struct
-{
-	const char *name;
-	bool		token_field;
-}			known_fields[] =
-{
-	{"name", false},
-	{"auth_type", false},
-	{"authorize_url", true},
-	{"token_url", true},
-	{"refresh_url", true},
-	{"revoke_url", true},
-	{"client_auth", true},
-	{"pkce", true},
-	{"scope_separator", true},
-	{"extra_authorize_params", true},
-	{"extra_token_params", true},
-	{"refresh_rotates", true},
-	{"access_token_lifetime_s", true},
-	{"refresh_token_lifetime_s", true},
-	{"refresh_lead_s", true},
-	{"api_base_url", false},
-	{"api_auth", false},
-	{"dead_errors", true},
-	{"dead_statuses", true},
-	{"params", false},
-	{"rate_limit_requests", false},
-	{"rate_limit_window_s", false}
+#define MEMBER(name) offsetof(ConduitConnector, name)
+
+static const FieldWord auth_type_words[] = {
+	{"oauth2_code", AUTH_OAUTH2_CODE},
+	{"oauth2_client_credentials", AUTH_CLIENT_CREDENTIALS},
+	{"jwt_bearer", AUTH_JWT_BEARER},
+	{"bearer_renew", AUTH_BEARER_RENEW},
+	{"api_key", AUTH_API_KEY},
+	{"basic", AUTH_BASIC},
+	{NULL}
 };
 
-/* Names that api_auth gives a meaning of its own. */
-static const char *const credential_variables[] =
-{"token", "api_key", "api_secret", "username", "password", "basic"};
+static const FieldWord client_auth_words[] = {
+	{"post", CLIENT_AUTH_POST},
+	{"basic", CLIENT_AUTH_BASIC},
+	{"none", CLIENT_AUTH_NONE},
+	{"private_key_jwt", CLIENT_AUTH_PRIVATE_KEY_JWT},
+	{"secret_as_user", CLIENT_AUTH_SECRET_AS_USER},
+	{NULL}
+};
 
-/* Parameters that Conduit itself sends; a definition must not send them twice. */
-static const char *const token_request_params[] =
-{"grant_type", "refresh_token", "client_id", "client_secret", "code", "code_verifier", "redirect_uri"};
+static const FieldWord body_format_words[] = {
+	{"form", BODY_FORM}, {"json", BODY_JSON}, {"query", BODY_QUERY}, {NULL}
+};
 
-static const char *const authorize_request_params[] =
-{"client_id", "redirect_uri", "response_type", "state", "code_challenge", "code_challenge_method"};
+static const FieldWord method_words[] = {
+	{"POST", 0, "POST"}, {"GET", 0, "GET"}, {NULL}
+};
 
-pg_noreturn static void
-bad_field(const char *field, const char *problem, const char *hint)
-{
-	conduit_bad_argument("invalid connector definition", psprintf("%s: %s", field, problem), hint);
-}
+static const FieldWord revoke_method_words[] = {
+	{"POST", 0, "POST"}, {"DELETE", 0, "DELETE"}, {"GET", 0, "GET"}, {NULL}
+};
 
-static bool
-is_one_of(const char *text, const char *const *list, int count)
-{
-	for (int i = 0; i < count; i++)
-	{
-		if (strcmp(text, list[i]) == 0)
-			return true;
-	}
-	return false;
-}
+static const FieldWord revoke_auth_words[] = {
+	{"client", REVOKE_AUTH_CLIENT}, {"basic", REVOKE_AUTH_BASIC},
+	{"token", REVOKE_AUTH_TOKEN}, {"none", REVOKE_AUTH_NONE}, {NULL}
+};
 
-/* A name fit for an error text; others are left out of it. */
-static const char *
-quotable(const char *name, const char *otherwise)
-{
-	size_t		length = strlen(name);
+static const FieldWord revokes_words[] = {
+	{"grant", false}, {"token", true}, {NULL}
+};
 
-	if (length == 0 || length > NAMEDATALEN ||
-		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") < length)
-		return otherwise;
-	return name;
-}
+/* refresh_credential and revoke_credential */
+static const FieldWord credential_words[] = {
+	{"refresh_token", false}, {"access_token", true}, {NULL}
+};
 
-/* The field's value, NULL where it is absent or null. */
-static const ConduitJson *
-get_field(const Reader *reader, const char *field)
-{
-	const ConduitJson *value = conduit_json_get(reader->root, field);
+static const FieldWord algorithm_words[] = {
+	{"RS256", 0, "RS256"}, {"RS384", 0, "RS384"}, {"RS512", 0, "RS512"}, {"PS256", 0, "PS256"},
+	{"ES256", 0, "ES256"}, {"ES384", 0, "ES384"}, {"EdDSA", 0, "EdDSA"}, {NULL}
+};
 
-	return value != NULL && value->type != CONDUIT_JSON_NULL ? value : NULL;
-}
+static const FieldWord separator_words[] = {
+	{"space", 0, " "}, {"comma", 0, ","}, {"plus", 0, "+"}, {" ", 0, " "}, {",", 0, ","}, {"+", 0, "+"}, {NULL}
+};
 
-static bool
-has_control_character(const char *text)
-{
-	for (const unsigned char *c = (const unsigned char *) text; *c != '\0'; c++)
-	{
-		if (*c < ' ' || *c == 0x7f)
-			return true;
-	}
-	return false;
-}
+static const FieldWord expires_kind_words[] = {
+	{"in", false}, {"at", true}, {NULL}
+};
 
-/* A string without control characters, 1 to max bytes; NULL where absent. */
-static char *
-read_string(const Reader *reader, const char *field, int max)
-{
-	const ConduitJson *value = get_field(reader, field);
-	const char *text;
+static const FieldWord expires_unit_words[] = {
+	{"s", false}, {"ms", true}, {NULL}
+};
 
-	if (value == NULL)
-		return NULL;
-	text = conduit_json_string(value);
-	if (text == NULL)
-		bad_field(field, "not a string", "Give a string.");
-	if (text[0] == '\0')
-		bad_field(field, "empty", "Give a value or leave the field out.");
-	if (value->length > max)
-		bad_field(field, "too long", NULL);
-	if (has_control_character(text))
-		bad_field(field, "has a control character", NULL);
-	return pstrdup(text);
-}
-
-static int
-read_integer(const Reader *reader, const char *field, int otherwise, int min, int max)
-{
-	const ConduitJson *value = get_field(reader, field);
-	double		number;
-
-	if (value == NULL)
-		return otherwise;
-	if (value->type != CONDUIT_JSON_NUMBER || !conduit_json_double(value, &number) ||
-		number != rint(number))
-		bad_field(field, "not an integer", "Give a whole number.");
-	if (number < min || number > max)
-		bad_field(field, "out of range", psprintf("Give a number from %d to %d.", min, max));
-	return (int) number;
-}
-
-static char *
-read_url(const Reader *reader, const char *field)
-{
-	char	   *template_url = read_string(reader, field, CONDUIT_URL_MAX);
-	const char *problem;
-	const char *variable;
-	char	   *sample;
-
-	if (template_url == NULL)
-		return NULL;
-	sample = conduit_template_fill(reader->connector, template_url, NULL, TEMPLATE_SAMPLE,
-								   &problem, &variable);
-	if (sample == NULL)
-		bad_field(field,
-				  variable ? psprintf("{%s}: %s", variable, problem) : problem,
-				  "Variables are written {name}, stand in host, path or query, and are declared in params.");
-
-	if (reader->check_egress)
-		problem = conduit_egress_check_url(sample);
-	else
-	{
-		ConduitUrl	parts;
-
-		problem = conduit_url_split(sample, &parts);
-	}
-	if (problem != NULL)
-		bad_field(field, problem, "Give an absolute https URL of a public host.");
-	pfree(sample);
-	return template_url;
-}
-
-static AuthType
-read_auth_type(const Reader *reader)
-{
-	const char *text = read_string(reader, "auth_type", 64);
-
-	if (text != NULL && strcmp(text, "oauth2_code") == 0)
-		return AUTH_OAUTH2_CODE;
-	if (text != NULL && strcmp(text, "api_key") == 0)
-		return AUTH_API_KEY;
-	if (text != NULL && strcmp(text, "basic") == 0)
-		return AUTH_BASIC;
-	bad_field("auth_type", text ? "not a known type" : "missing",
-			  "Available types are oauth2_code, api_key and basic.");
-}
-
-static ClientAuth
-read_client_auth(const Reader *reader)
-{
-	const char *text = read_string(reader, "client_auth", 64);
-
-	if (text == NULL || strcmp(text, "post") == 0)
-		return CLIENT_AUTH_POST;
-	if (strcmp(text, "basic") == 0)
-		return CLIENT_AUTH_BASIC;
-	if (strcmp(text, "none") == 0)
-		return CLIENT_AUTH_NONE;
-	bad_field("client_auth", "not a known method", "Available methods are post, basic and none.");
-}
+static const FieldWord jwt_in_words[] = {
+	{"assertion", false}, {"authorization", true}, {NULL}
+};
 
 /*
- * A flag that may also be one of some words.  Both flags of a definition are
- * true where nothing is known: PKCE harms nobody who ignores it, and to take a
- * refresh token for reusable is the dearer mistake.
+ * Both flags are true where nothing is known: PKCE harms nobody who ignores
+ * it, and to take a refresh token for reusable is the dearer mistake.
  */
-static bool
-read_flag(const Reader *reader, const char *field, const char *const *words_for_true, int nwords,
-		  const char *hint)
+static const FieldWord pkce_words[] = {
+	{"supported", true}, {"required", true}, {"unknown", true}, {"no", false}, {NULL}
+};
+
+static const FieldWord rotates_words[] = {
+	{"yes", true}, {"unknown", true}, {"no", false}, {NULL}
+};
+
+static const FieldWord class_words[] = {
+	{"dead", OUTCOME_DEAD}, {"config", OUTCOME_CONFIG}, {"throttled", OUTCOME_THROTTLED},
+	{"transient", OUTCOME_TRANSIENT}, {NULL}
+};
+
+/* Canonical names that may be renamed. */
+static const char *const token_params[] = {"grant_type", "code", "redirect_uri", "code_verifier",
+	"refresh_token", "client_id", "client_secret", "client_assertion", "client_assertion_type",
+"scope", "assertion", NULL};
+static const char *const refresh_params[] = {"grant_type", "refresh_token", "client_id", "client_secret",
+"client_assertion", "client_assertion_type", "scope", NULL};
+static const char *const authorize_params[] = {"response_type", "client_id", "redirect_uri", "scope",
+"state", "code_challenge", "code_challenge_method", NULL};
+
+/* Claims that Conduit makes itself. */
+static const char *const own_claims[] = {"iss", "sub", "aud", "iat", "nbf", "exp", "jti", NULL};
+
+static void
+read_token_params(DefinitionReader *reader, const ConnectorField *field, const ConduitJson *value)
 {
-	const ConduitJson *value = get_field(reader, field);
-	const char *text;
-
-	if (value == NULL || value->type == CONDUIT_JSON_TRUE)
-		return true;
-	if (value->type == CONDUIT_JSON_FALSE)
-		return false;
-	text = conduit_json_string(value);
-	if (text != NULL && strcmp(text, "no") == 0)
-		return false;
-	if (text != NULL && is_one_of(text, words_for_true, nwords))
-		return true;
-	bad_field(field, "not a known value", hint);
-}
-
-static char *
-read_scope_separator(const Reader *reader)
-{
-	const char *text = read_string(reader, "scope_separator", 64);
-
-	if (text == NULL || strcmp(text, "space") == 0 || strcmp(text, " ") == 0)
-		return pstrdup(" ");
-	if (strcmp(text, "comma") == 0 || strcmp(text, ",") == 0)
-		return pstrdup(",");
-	if (strcmp(text, "plus") == 0 || strcmp(text, "+") == 0)
-		return pstrdup("+");
-	bad_field("scope_separator", "not a known separator", "Available separators are space, comma and plus.");
-}
-
-/* "a=b&c=d", percent-encoding resolved, as an object; NULL if it is not of that form. */
-static ConduitJson *
-object_from_query(const char *query)
-{
-	ConduitJson *object = palloc0(sizeof(ConduitJson));
-	ConduitJson **end = &object->first;
-
-	object->type = CONDUIT_JSON_OBJECT;
-	while (*query != '\0')
-	{
-		size_t		length = strcspn(query, "&");
-		const char *equals = memchr(query, '=', length);
-		ConduitJson *member;
-		char	   *out;
-		char	   *text;
-
-		if (equals == NULL || equals == query)
-			return NULL;
-
-		text = out = palloc(length + 1);
-		for (const char *c = equals + 1; c < query + length; c++)
-		{
-			if (*c == '+')
-				*out++ = ' ';
-			else if (*c == '%')
-			{
-				char		hex[3] = {c[1], c[1] ? c[2] : '\0', '\0'};
-
-				if (strspn(hex, "0123456789abcdefABCDEF") != 2 || strcmp(hex, "00") == 0)
-					return NULL;
-				*out++ = (char) strtol(hex, NULL, 16);
-				c += 2;
-			}
-			else
-				*out++ = *c;
-		}
-		*out = '\0';
-
-		member = palloc0(sizeof(ConduitJson));
-		member->type = CONDUIT_JSON_STRING;
-		member->key = pnstrdup(query, equals - query);
-		member->text = text;
-		member->length = out - text;
-		if (conduit_json_get(object, member->key) != NULL)
-			return NULL;
-		*end = member;
-		end = &member->next;
-
-		query += length;
-		if (*query == '&' && *++query == '\0')
-			return NULL;
-	}
-	return object;
-}
-
-static bool
-variable_declared(const char *name, void *argument)
-{
-	const ConduitConnector *connector = argument;
-
-	return connector->params != NULL && conduit_json_get(connector->params, name) != NULL;
-}
-
-static const ConduitJson *
-read_request_params(const Reader *reader, const char *field, const char *const *reserved, int nreserved,
-					bool variables)
-{
-	const ConduitJson *value = get_field(reader, field);
-	const char *form = "Give an object of strings, or text such as \"a=b&c=d\".";
-
-	if (value == NULL)
-		return NULL;
-	if (value->type == CONDUIT_JSON_STRING)
-		value = object_from_query(value->text);
-	if (value == NULL || value->type != CONDUIT_JSON_OBJECT)
-		bad_field(field, "neither an object nor of the form a=b&c=d", form);
-
-	for (const ConduitJson *p = value->first; p != NULL; p = p->next)
-	{
-		if (p->key[0] == '\0' || strlen(p->key) > 128 || has_control_character(p->key))
-			bad_field(field, "a name is not valid", form);
-		if (is_one_of(p->key, reserved, nreserved))
-			bad_field(field, psprintf("%s is set by Conduit itself", p->key), NULL);
-		if (p->type != CONDUIT_JSON_STRING)
-			bad_field(field, "a value is not a string", form);
-		if (p->length > 2048 || has_control_character(p->text))
-			bad_field(field, "a value is too long or has a control character", form);
-		if (variables && !conduit_text_variables(p->text, variable_declared, reader->connector))
-			bad_field(field, "a variable is not declared in params", NULL);
-	}
-	return value;
-}
-
-static const ConduitJson *
-read_params(const Reader *reader)
-{
-	const ConduitJson *params = get_field(reader, "params");
-	const char *form = "Declare variables as {\"subdomain\": {\"pattern\": \"^[a-z0-9-]+$\"}}.";
-
-	if (params == NULL)
-		return NULL;
-	if (params->type != CONDUIT_JSON_OBJECT)
-		bad_field("params", "not an object", form);
-
-	for (const ConduitJson *p = params->first; p != NULL; p = p->next)
-	{
-		const char *pattern;
-		const char *problem;
-		const ConduitJson *preset;
-
-		if (!conduit_variable_valid(p->key))
-			bad_field("params", "a key is not the name of a variable",
-					  "Names are lower-case letters, digits and underscores, and begin with a letter.");
-		if (is_one_of(p->key, credential_variables, lengthof(credential_variables)))
-			bad_field("params", psprintf("%s is the name of a credential", p->key), "Choose another name.");
-		if (p->type != CONDUIT_JSON_OBJECT)
-			bad_field("params", psprintf("%s is not an object", p->key), form);
-		for (const ConduitJson *q = p->first; q != NULL; q = q->next)
-		{
-			if (strcmp(q->key, "pattern") != 0 && strcmp(q->key, "default") != 0 &&
-				strcmp(q->key, "description") != 0)
-				bad_field("params", psprintf("%s has an unknown key", p->key),
-						  "Available keys are pattern, default and description.");
-			if (q->type != CONDUIT_JSON_STRING && q->type != CONDUIT_JSON_NULL)
-				bad_field("params", psprintf("%s.%s is not a string", p->key, q->key), form);
-		}
-		pattern = conduit_json_string(conduit_json_get(p, "pattern"));
-		if (pattern == NULL)
-			bad_field("params", psprintf("%s has no pattern", p->key), form);
-		problem = conduit_pattern_check(pattern);
-		if (problem != NULL)
-			bad_field("params", psprintf("%s: %s", p->key, problem),
-					  psprintf("Give an anchored regular expression of at most %d bytes.", CONDUIT_PATTERN_MAX));
-		preset = conduit_json_get(p, "default");
-		if (conduit_json_string(preset) != NULL &&
-			!conduit_pattern_matches(pattern, conduit_json_string(preset)))
-			bad_field("params", psprintf("%s: the default does not match the pattern", p->key), NULL);
-	}
-	return params;
-}
-
-static bool
-api_auth_variable_known(const char *name, void *argument)
-{
-	return is_one_of(name, credential_variables, lengthof(credential_variables)) ||
-		variable_declared(name, argument);
-}
-
-/*
- * api_auth: "Header: value" or "?parameter=value", several separated by "; ".
- * Names of headers that belong to HTTP itself are refused: they would let a
- * definition take a request apart.
- */
-static char *
-read_api_auth(const Reader *reader)
-{
-	static const char *const refused[] = {"host", "connection", "content-length", "content-type",
-	"transfer-encoding", "expect", "te", "trailer", "upgrade", "proxy-authorization"};
-	char	   *api_auth = read_string(reader, "api_auth", 1024);
-	const char *form = "Write it as in \"Authorization: Bearer {token}\"; separate several by \"; \".";
-	const char *part = api_auth;
-
-	if (api_auth == NULL)
-		return NULL;
-
-	for (const char *c = api_auth; *c != '\0'; c++)
-	{
-		int			length;
-
-		if (*c == '}')
-			bad_field("api_auth", "a brace does not enclose a variable's name", form);
-		if (*c != '{')
-			continue;
-		length = conduit_variable_length(c + 1);
-		if (length == 0 || c[1 + length] != '}')
-			bad_field("api_auth", "a brace does not enclose a variable's name", form);
-		c += length + 1;
-	}
-	if (!conduit_text_variables(api_auth, api_auth_variable_known, reader->connector))
-		bad_field("api_auth", "a variable is unknown",
-				  "Available are token, api_key, api_secret, username, password, basic and what params declares.");
-
-	while (part != NULL)
-	{
-		const char *next = strstr(part, "; ");
-		size_t		length = next ? (size_t) (next - part) : strlen(part);
-		char	   *name;
-		size_t		name_length;
-
-		if (part[0] == '?')
-			name_length = strcspn(part + 1, "=") + 1;
-		else
-			name_length = strspn(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
-		if (name_length < 1 || name_length + 1 >= length ||
-			(part[0] == '?' ? name_length < 2 || part[name_length] != '=' : strncmp(part + name_length, ": ", 2) != 0))
-			bad_field("api_auth", "not of the form \"Header: value\"", form);
-
-		name = pnstrdup(part, name_length);
-		for (char *c = name; *c != '\0'; c++)
-			*c = pg_ascii_tolower((unsigned char) *c);
-		if (is_one_of(name, refused, lengthof(refused)))
-			bad_field("api_auth", psprintf("%s cannot be set", name), NULL);
-		pfree(name);
-		part = next ? next + 2 : NULL;
-	}
-	return api_auth;
+	reader->token_params = conduit_field_pairs(reader, field->name, value);
 }
 
 static void
-read_dead_errors(const Reader *reader)
+read_claims(DefinitionReader *reader, const ConnectorField *field, const ConduitJson *value)
 {
-	const ConduitJson *value = get_field(reader, "dead_errors");
-	ConduitConnector *connector = reader->connector;
-	int			n = 0;
-
-	if (value == NULL)
-		return;
-	if (value->type != CONDUIT_JSON_ARRAY)
-		bad_field("dead_errors", "not an array", "Give an array of error codes.");
-	for (const ConduitJson *e = value->first; e != NULL; e = e->next)
-		n++;
-	connector->error_codes = palloc0(sizeof(ErrorMeaning) * (n + 1));
-	for (const ConduitJson *e = value->first; e != NULL; e = e->next)
+	if (value->type != CONDUIT_JSON_OBJECT)
+		conduit_field_refuse(field->name, "not an object", "Give an object of strings.");
+	for (const ConduitJson *c = value->first; c != NULL; c = c->next)
 	{
-		if (e->type != CONDUIT_JSON_STRING || e->length < 1 || e->length > 64 ||
-			has_control_character(e->text))
-			bad_field("dead_errors", "an entry is not an error code",
-					  "Give codes as the provider sends them, of at most 64 characters.");
-		connector->error_codes[connector->nerror_codes].text = pstrdup(e->text);
-		connector->error_codes[connector->nerror_codes++].outcome = OUTCOME_DEAD;
+		if (conduit_field_position(c->key, own_claims) >= 0)
+			conduit_field_refuse(field->name, psprintf("%s is set by Conduit itself", c->key), NULL);
 	}
+	conduit_field_read_pairs(reader, field, value);
 }
 
-static List *
-read_dead_statuses(const Reader *reader)
+/* In the order of docs/connectors.md; params comes first, for others refer to it. */
+static const ConnectorField fields[] = {
+	{"params", ALL, conduit_field_read_params},
+	{"name", ALL, conduit_field_read_string, MEMBER(name), .max = 100},
+	{"auth_type", ALL, conduit_field_read_word, MEMBER(auth_type), .words = auth_type_words},
+
+	/* endpoints */
+	{"issuer", TOKEN, conduit_field_read_url, MEMBER(issuer)},
+	{"authorize_url", CODE, conduit_field_read_url, MEMBER(authorize_url)},
+	{"token_url", TOKEN, conduit_field_read_url, MEMBER(token_url)},
+	{"refresh_url", CODE, conduit_field_read_url, MEMBER(refresh_url)},
+	{"exchange_url", CODE, conduit_field_read_url, MEMBER(exchange_url)},
+	{"revoke_url", GRANT, conduit_field_read_url, MEMBER(revoke_url)},
+	{"account_url", CODE, conduit_field_read_url, MEMBER(account_url)},
+	{"api_base_url", ALL, conduit_field_read_url, MEMBER(api_base_url)},
+	{"api_auth", ALL, conduit_field_read_api_auth},
+
+	/* the client */
+	{"client_auth", GRANT, conduit_field_read_word, MEMBER(client_auth), .words = client_auth_words},
+	{"client_assertion_audience", GRANT, conduit_field_read_template, MEMBER(client_assertion_audience), .max = 2048},
+	{"client_assertion_issuer", GRANT, conduit_field_read_template, MEMBER(client_assertion_issuer), .max = 255},
+	{"signing_algorithm", GRANT, conduit_field_read_choice, MEMBER(signing_algorithm), .words = algorithm_words},
+
+	/* requests */
+	{"body_format", TOKEN, conduit_field_read_word, MEMBER(code_request.body_format), .words = body_format_words},
+	{"refresh_body_format", CODE, conduit_field_read_word, MEMBER(refresh_request.body_format), .words = body_format_words},
+	{"token_method", GRANT, conduit_field_read_choice, MEMBER(code_request.method), .words = method_words},
+	{"refresh_method", CODE, conduit_field_read_choice, MEMBER(refresh_request.method), .words = method_words},
+	{"token_param_names", GRANT, conduit_field_read_renames, MEMBER(code_request.param_names), .names = token_params},
+	{"refresh_param_names", CODE, conduit_field_read_renames, MEMBER(refresh_request.param_names), .names = refresh_params},
+	{"extra_token_params", TOKEN, read_token_params},
+	{"extra_code_params", CODE, conduit_field_read_pairs, MEMBER(code_request.extra_params)},
+	{"extra_refresh_params", CODE, conduit_field_read_pairs, MEMBER(refresh_request.extra_params)},
+	{"code_grant_type", CODE, conduit_field_read_string, MEMBER(code_request.grant_type), .max = 255},
+	{"refresh_grant_type", GRANT, conduit_field_read_string, MEMBER(refresh_request.grant_type), .max = 255},
+	{"exchange_grant_type", CODE, conduit_field_read_string, MEMBER(exchange_grant_type), .max = 255},
+	{"refresh_credential", CODE, conduit_field_read_flag_word, MEMBER(refresh_by_access_token), .words = credential_words},
+	{"refresh_sends_scope", CODE, conduit_field_read_flag, MEMBER(refresh_sends_scope)},
+	{"token_headers", TOKEN, conduit_field_read_token_headers},
+
+	/* authorize */
+	{"pkce", CODE, conduit_field_read_flag, MEMBER(pkce), .words = pkce_words},
+	{"scope_separator", GRANT, conduit_field_read_choice, MEMBER(scope_separator), .words = separator_words},
+	{"default_scopes", GRANT, conduit_field_read_scopes, MEMBER(default_scopes)},
+	{"authorize_param_names", CODE, conduit_field_read_renames, MEMBER(authorize_param_names), .names = authorize_params},
+	{"extra_authorize_params", CODE, conduit_field_read_pairs, MEMBER(extra_authorize_params)},
+	{"callback_code_param", CODE, conduit_field_read_string, MEMBER(callback_code_param), .max = 128},
+	{"callback_params", CODE, conduit_field_read_variables, MEMBER(callback_params)},
+	{"callback_metadata", CODE, conduit_field_read_names, MEMBER(callback_metadata)},
+	{"callback_iss_required", CODE, conduit_field_read_flag, MEMBER(callback_iss_required)},
+
+	/* answers */
+	{"access_token_path", TOKEN, conduit_field_read_path, MEMBER(access_token_path)},
+	{"refresh_token_path", CODE | RENEW, conduit_field_read_path, MEMBER(refresh_token_path)},
+	{"token_type_path", TOKEN, conduit_field_read_path, MEMBER(token_type_path)},
+	{"scope_path", TOKEN, conduit_field_read_path, MEMBER(scope_path)},
+	{"expires_path", TOKEN, conduit_field_read_path, MEMBER(expires_path)},
+	{"expires_kind", TOKEN, conduit_field_read_flag_word, MEMBER(expires_is_time), .words = expires_kind_words},
+	{"expires_unit", TOKEN, conduit_field_read_flag_word, MEMBER(expires_in_ms), .words = expires_unit_words},
+	{"refresh_expires_path", CODE | RENEW, conduit_field_read_path, MEMBER(refresh_expires_path)},
+	{"error_path", TOKEN, conduit_field_read_path, MEMBER(error_path)},
+	{"error_description_path", TOKEN, conduit_field_read_path, MEMBER(error_description_path)},
+	{"success_path", TOKEN, conduit_field_read_path, MEMBER(success_path)},
+	{"success_value", TOKEN, conduit_field_read_scalar, MEMBER(success_value)},
+	{"refresh_extends", CODE | RENEW, conduit_field_read_flag, MEMBER(refresh_extends)},
+	{"response_params", TOKEN, conduit_field_read_paths, MEMBER(response_params)},
+	{"response_metadata", TOKEN, conduit_field_read_paths, MEMBER(response_metadata)},
+	{"account_path", CODE, conduit_field_read_path, MEMBER(account_path)},
+	{"account_label_path", CODE, conduit_field_read_path, MEMBER(account_label_path)},
+
+	/* how tokens live */
+	{"refresh_rotates", CODE | RENEW, conduit_field_read_flag, MEMBER(refresh_rotates), .words = rotates_words},
+	{"refresh_kills_access_token", TOKEN, conduit_field_read_flag, MEMBER(refresh_kills_access_token)},
+	{"reuse_window_s", CODE | RENEW, conduit_field_read_integer, MEMBER(reuse_window_s), .max = 366 * DAY},
+	{"access_token_lifetime_s", TOKEN, conduit_field_read_integer, MEMBER(access_token_lifetime_s), .max = MAX_LIFETIME},
+	{"refresh_token_lifetime_s", CODE | RENEW, conduit_field_read_integer, MEMBER(refresh_token_lifetime_s), .max = MAX_LIFETIME},
+	{"refresh_idle_limit_s", CODE | RENEW, conduit_field_read_integer, MEMBER(refresh_idle_limit_s), .max = MAX_LIFETIME},
+	{"refresh_lead_s", TOKEN, conduit_field_read_integer, MEMBER(refresh_lead_s), .max = 30 * DAY},
+
+	/* errors */
+	{"error_codes", TOKEN, conduit_field_read_meanings, MEMBER(error_codes), .words = class_words},
+	{"error_phrases", TOKEN, conduit_field_read_meanings, MEMBER(error_phrases), .words = class_words},
+	{"dead_errors", TOKEN, conduit_field_read_dead_errors},
+	{"dead_statuses", TOKEN, conduit_field_read_dead_statuses},
+
+	/* revocation */
+	{"revoke_method", GRANT, conduit_field_read_choice, MEMBER(revoke_method), .words = revoke_method_words},
+	{"revoke_body_format", GRANT, conduit_field_read_word, MEMBER(revoke_body_format), .words = body_format_words},
+	{"revoke_credential", CODE, conduit_field_read_flag_word, MEMBER(revoke_by_access_token), .words = credential_words},
+	{"revoke_param", GRANT, conduit_field_read_string, MEMBER(revoke_param), .max = 128},
+	{"revoke_auth", GRANT, conduit_field_read_word, MEMBER(revoke_auth), .words = revoke_auth_words},
+	{"revokes", GRANT, conduit_field_read_flag_word, MEMBER(revokes_token), .words = revokes_words},
+
+	/* assertions */
+	{"jwt_audience", JWT, conduit_field_read_template, MEMBER(jwt_audience), .max = 2048},
+	{"jwt_lifetime_s", JWT, conduit_field_read_integer, MEMBER(jwt_lifetime_s), .min = 30, .max = 3600},
+	{"jwt_in", JWT, conduit_field_read_flag_word, MEMBER(jwt_in_header), .words = jwt_in_words},
+	{"jwt_scope_claim", JWT, conduit_field_read_flag, MEMBER(jwt_scope_claim)},
+	{"jwt_claims", JWT, read_claims, MEMBER(jwt_claims)},
+
+	/* limits */
+	{"rate_limit_requests", ALL, conduit_field_read_integer, MEMBER(api_limit.requests), .min = 1, .max = MAX_REQUESTS},
+	{"rate_limit_window_s", ALL, conduit_field_read_integer, MEMBER(api_limit.window_s), .min = 1, .max = MAX_WINDOW},
+	{"rate_limit_burst", ALL, conduit_field_read_integer, MEMBER(api_limit.burst), .min = 1, .max = MAX_REQUESTS},
+	{"token_rate_limit_requests", TOKEN, conduit_field_read_integer, MEMBER(token_limit.requests), .min = 1, .max = MAX_REQUESTS},
+	{"token_rate_limit_window_s", TOKEN, conduit_field_read_integer, MEMBER(token_limit.window_s), .min = 1, .max = MAX_WINDOW},
+	{"token_rate_limit_burst", TOKEN, conduit_field_read_integer, MEMBER(token_limit.burst), .min = 1, .max = MAX_REQUESTS}
+};
+
+/* "oauth2_code or jwt_bearer", of those that may have a field. */
+static char *
+list_auth_types(int auth_types)
 {
-	const ConduitJson *value = get_field(reader, "dead_statuses");
-	List	   *result = NIL;
+	StringInfoData list;
 
-	if (value == NULL)
-		return NIL;
-	if (value->type != CONDUIT_JSON_ARRAY)
-		bad_field("dead_statuses", "not an array", "Give an array of HTTP statuses.");
-	for (const ConduitJson *s = value->first; s != NULL; s = s->next)
+	initStringInfo(&list);
+	for (const FieldWord *w = auth_type_words; w->word != NULL; w++)
 	{
-		double		number;
-
-		if (s->type != CONDUIT_JSON_NUMBER || !conduit_json_double(s, &number) ||
-			number < 400 || number > 499 || number != rint(number))
-			bad_field("dead_statuses", "an entry is not a status from 400 to 499", NULL);
-		result = lappend_int(result, (int) number);
+		if (auth_types & (1 << w->value))
+			appendStringInfo(&list, "%s%s", list.len > 0 ? " or " : "", w->word);
 	}
-	return result;
+	return list.data;
 }
 
+static const ConnectorField *
+find_field(const char *name)
+{
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		if (strcmp(fields[i].name, name) == 0)
+			return &fields[i];
+	}
+	return NULL;
+}
+
+/* Every field is known, and the connector's auth_type may have it. */
 static void
 check_field_names(const ConduitJson *root, AuthType auth_type)
 {
 	for (const ConduitJson *f = root->first; f != NULL; f = f->next)
 	{
-		int			i;
+		const ConnectorField *field = find_field(f->key);
 
-		for (i = 0; i < lengthof(known_fields); i++)
-		{
-			if (strcmp(f->key, known_fields[i].name) == 0)
-				break;
-		}
-		if (i == lengthof(known_fields))
-			bad_field(quotable(f->key, "definition"), "unknown field",
-					  "See the documentation of connector definitions for the fields there are.");
-		if (known_fields[i].token_field && auth_type != AUTH_OAUTH2_CODE &&
-			f->type != CONDUIT_JSON_NULL)
-			bad_field(f->key, "has no meaning without a token endpoint",
-					  "Leave it out, or set auth_type to oauth2_code.");
+		if (field == NULL)
+			conduit_field_refuse(conduit_field_quotable(f->key, "definition"), "unknown field",
+								 "See the documentation of connector definitions for the fields there are.");
+		if (f->type != CONDUIT_JSON_NULL && !(field->auth_types & (1 << auth_type)))
+			conduit_field_refuse(f->key, conduit_auth_has_endpoint(auth_type) ?
+								 "has no meaning with this auth_type" : "has no meaning without a token endpoint",
+								 psprintf("Leave it out, or set auth_type to %s.", list_auth_types(field->auth_types)));
 	}
+}
+
+static void
+read_auth_type(DefinitionReader *reader)
+{
+	const ConduitJson *value = conduit_field_get(reader, "auth_type");
+
+	if (value == NULL)
+		conduit_field_refuse("auth_type", "missing", psprintf("Available are %s.", list_auth_types(ALL)));
+	conduit_field_read_word(reader, find_field("auth_type"), value);
+}
+
+/* What members have where the definition says nothing; all others are zero. */
+static void
+set_defaults(ConduitConnector *connector)
+{
+	bool		has_refresh_token = connector->auth_type == AUTH_OAUTH2_CODE || connector->auth_type == AUTH_BEARER_RENEW;
+
+	connector->name = connector->slug;
+	connector->client_auth = connector->auth_type == AUTH_OAUTH2_CODE ||
+		connector->auth_type == AUTH_CLIENT_CREDENTIALS ? CLIENT_AUTH_POST : CLIENT_AUTH_NONE;
+	connector->signing_algorithm = "RS256";
+	connector->code_request.method = "POST";
+	connector->code_request.body_format = connector->auth_type == AUTH_BEARER_RENEW ? BODY_JSON : BODY_FORM;
+	connector->code_request.grant_type = "authorization_code";
+	connector->pkce = connector->auth_type == AUTH_OAUTH2_CODE;
+	connector->scope_separator = " ";
+	connector->callback_code_param = "code";
+	connector->refresh_rotates = has_refresh_token;
+	connector->refresh_lead_s = -1;
+	connector->revoke_method = "POST";
+	connector->revoke_by_access_token = !has_refresh_token;
+	connector->jwt_lifetime_s = 300;
+}
+
+/* base with what is in over; a member of over takes the place of one of base. */
+static const ConduitJson *
+overlay(const ConduitJson *base, const ConduitJson *over)
+{
+	ConduitJson *result;
+	ConduitJson **end;
+
+	if (base == NULL || over == NULL)
+		return base ? base : over;
+	result = palloc0(sizeof(ConduitJson));
+	result->type = CONDUIT_JSON_OBJECT;
+	end = &result->first;
+	for (int i = 0; i < 2; i++)
+	{
+		for (const ConduitJson *m = i == 0 ? base->first : over->first; m != NULL; m = m->next)
+		{
+			if (i == 0 && conduit_json_get(over, m->key) != NULL)
+				continue;
+			*end = palloc(sizeof(ConduitJson));
+			**end = *m;
+			(*end)->next = NULL;
+			end = &(*end)->next;
+		}
+	}
+	return result;
+}
+
+/* Refreshes are put like the code's request, but for what is said of them. */
+static void
+derive_refresh_request(const DefinitionReader *reader)
+{
+	RequestForm *code = &reader->connector->code_request;
+	RequestForm *refresh = &reader->connector->refresh_request;
+
+	if (conduit_field_get(reader, "refresh_body_format") == NULL)
+		refresh->body_format = code->body_format;
+	if (refresh->method == NULL)
+		refresh->method = refresh->body_format == BODY_QUERY ? code->method : "POST";
+	refresh->param_names = overlay(code->param_names, refresh->param_names);
+	if (refresh->grant_type != NULL)
+		return;
+	switch (reader->connector->auth_type)
+	{
+		case AUTH_OAUTH2_CODE:
+			refresh->grant_type = "refresh_token";
+			break;
+		case AUTH_CLIENT_CREDENTIALS:
+			refresh->grant_type = "client_credentials";
+			break;
+		case AUTH_JWT_BEARER:
+			if (!reader->connector->jwt_in_header)
+				refresh->grant_type = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+			break;
+		case AUTH_BEARER_RENEW:
+		case AUTH_API_KEY:
+		case AUTH_BASIC:
+			break;
+	}
+}
+
+static void
+derive_revocation(const DefinitionReader *reader)
+{
+	ConduitConnector *connector = reader->connector;
+
+	if (conduit_field_get(reader, "revoke_body_format") == NULL && strcmp(connector->revoke_method, "GET") == 0)
+		connector->revoke_body_format = BODY_QUERY;
+
+	/* null says none; left out, it is where the token is not in the URL already */
+	if (conduit_json_get(reader->root, "revoke_param") == NULL &&
+		!(connector->revoke_url != NULL && conduit_text_has_variable(connector->revoke_url, "token")))
+		connector->revoke_param = "token";
 }
 
 static ConduitConnector *
 parse_definition(const char *slug, const char *definition, bool check_egress)
 {
-	static const char *const pkce_words[] = {"supported", "required", "unknown"};
-	static const char *const rotates_words[] = {"yes", "unknown"};
 	ConduitConnector *connector = palloc0(sizeof(ConduitConnector));
-	Reader		reader = {connector, NULL, check_egress};
+	DefinitionReader reader = {connector, NULL, check_egress};
+	char	   *text = pstrdup(pg_server_to_any(definition, strlen(definition), PG_UTF8));
 	const char *problem;
 
-	reader.root = conduit_json_parse(pstrdup(definition), strlen(definition), &problem);
+	reader.root = conduit_json_parse(text, strlen(text), &problem);
 	if (reader.root == NULL)
-		bad_field("definition", problem, "Give a JSON object.");
+		conduit_field_refuse("definition", problem, "Give a JSON object.");
 	if (reader.root->type != CONDUIT_JSON_OBJECT)
-		bad_field("definition", "not an object", "Give a JSON object.");
+		conduit_field_refuse("definition", "not an object", "Give a JSON object.");
 
 	connector->slug = pstrdup(slug);
-	connector->auth_type = read_auth_type(&reader);
+	read_auth_type(&reader);
 	check_field_names(reader.root, connector->auth_type);
-
-	connector->name = read_string(&reader, "name", 100);
-	if (connector->name == NULL)
-		connector->name = pstrdup(slug);
-
-	/* First, for what follows refers to the variables that they declare. */
-	connector->params = read_params(&reader);
-
-	connector->authorize_url = read_url(&reader, "authorize_url");
-	connector->token_url = read_url(&reader, "token_url");
-	connector->refresh_url = read_url(&reader, "refresh_url");
-	connector->revoke_url = read_url(&reader, "revoke_url");
-	connector->api_base_url = read_url(&reader, "api_base_url");
-	if (connector->auth_type == AUTH_OAUTH2_CODE)
+	set_defaults(connector);
+	for (int i = 0; i < lengthof(fields); i++)
 	{
-		if (connector->authorize_url == NULL)
-			bad_field("authorize_url", "missing", "An oauth2_code connector needs authorize_url and token_url.");
-		if (connector->token_url == NULL)
-			bad_field("token_url", "missing", "An oauth2_code connector needs authorize_url and token_url.");
-	}
+		const ConduitJson *value = conduit_field_get(&reader, fields[i].name);
 
-	connector->api_auth = read_api_auth(&reader);
-	connector->client_auth = read_client_auth(&reader);
-	connector->pkce = read_flag(&reader, "pkce", pkce_words, lengthof(pkce_words),
-								"Give true or false, or supported, required, no or unknown.");
-	connector->refresh_rotates = read_flag(&reader, "refresh_rotates", rotates_words, lengthof(rotates_words),
-										   "Give true or false, or yes, no or unknown.");
-	connector->scope_separator = read_scope_separator(&reader);
-	connector->extra_authorize_params =
-		read_request_params(&reader, "extra_authorize_params", authorize_request_params,
-							lengthof(authorize_request_params), true);
-	connector->code_request.method = connector->refresh_request.method = "POST";
-	connector->code_request.grant_type = "authorization_code";
-	connector->refresh_request.grant_type = "refresh_token";
-	connector->code_request.extra_params = connector->refresh_request.extra_params =
-		read_request_params(&reader, "extra_token_params", token_request_params,
-							lengthof(token_request_params), false);
-	connector->access_token_lifetime_s = read_integer(&reader, "access_token_lifetime_s", 0, 0, MAX_YEARS_10);
-	connector->refresh_token_lifetime_s = read_integer(&reader, "refresh_token_lifetime_s", 0, 0, MAX_YEARS_10);
-	connector->refresh_lead_s = read_integer(&reader, "refresh_lead_s", -1, 0, 30 * 86400);
-	read_dead_errors(&reader);
-	connector->dead_statuses = read_dead_statuses(&reader);
-	connector->api_limit.requests = read_integer(&reader, "rate_limit_requests", 0, 1, 1000000000);
-	connector->api_limit.window_s = read_integer(&reader, "rate_limit_window_s", 0, 1, 31 * 86400);
-	if ((connector->api_limit.requests == 0) != (connector->api_limit.window_s == 0))
-		bad_field(connector->api_limit.requests == 0 ? "rate_limit_requests" : "rate_limit_window_s",
-				  "missing", "Give both rate_limit_requests and rate_limit_window_s, or neither.");
+		if (value != NULL)
+			fields[i].read(&reader, &fields[i], value);
+	}
+	derive_refresh_request(&reader);
+	derive_revocation(&reader);
+	conduit_connector_check(&reader);
+
+	connector->code_request.extra_params = overlay(reader.token_params, connector->code_request.extra_params);
+	connector->refresh_request.extra_params = overlay(reader.token_params, connector->refresh_request.extra_params);
 	return connector;
 }
 
@@ -612,6 +456,35 @@ ConduitConnector *
 conduit_connector_load(const char *slug, const char *definition)
 {
 	return parse_definition(slug, definition, false);
+}
+
+static bool
+header_uses(const ConduitConnector *connector, const char *variable)
+{
+	for (const ConduitJson *h = connector->token_headers ? connector->token_headers->first : NULL;
+		 h != NULL; h = h->next)
+	{
+		if (conduit_text_has_variable(h->text, variable))
+			return true;
+	}
+	return false;
+}
+
+bool
+conduit_connector_takes_client(const ConduitConnector *connector)
+{
+	if (connector->auth_type == AUTH_OAUTH2_CODE || connector->auth_type == AUTH_CLIENT_CREDENTIALS)
+		return true;
+	return conduit_auth_has_endpoint(connector->auth_type) &&
+		(connector->client_auth != CLIENT_AUTH_NONE || header_uses(connector, "client_id") ||
+		 header_uses(connector, "client_secret"));
+}
+
+bool
+conduit_connector_needs_secret(const ConduitConnector *connector)
+{
+	return conduit_connector_takes_client(connector) &&
+		(connector->client_auth != CLIENT_AUTH_NONE || header_uses(connector, "client_secret"));
 }
 
 bool

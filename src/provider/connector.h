@@ -223,9 +223,34 @@ extern char *conduit_connector_expand(const ConduitConnector *connector, const c
 									  const ConduitJson *params, const char **problem, const char **variable);
 
 /*
+ * conduit_connector_expand_revoke does the same with revoke_url (which there
+ * is), whose {token} and {client_id} it fills too.  The caller wipes the result.
+ */
+extern char *conduit_connector_expand_revoke(const ConduitConnector *connector, const ConduitJson *params,
+											 const char *token, const char *client_id,
+											 const char **problem, const char **variable);
+
+/*
+ * conduit_connector_origin returns "scheme://host:port" of a template, in lower
+ * case, port always written, whatever settings and patterns say of it; NULL
+ * where a variable of the host has no value.
+ */
+extern char *conduit_connector_origin(const ConduitConnector *connector, const char *template_url,
+									  const ConduitJson *params);
+
+/*
+ * conduit_connector_takes_client: whether it is used under a client of
+ * conduit_set_client; conduit_connector_needs_secret: whether that client has a
+ * secret or a key.
+ */
+extern bool conduit_connector_takes_client(const ConduitConnector *connector);
+extern bool conduit_connector_needs_secret(const ConduitConnector *connector);
+
+/*
  * conduit_connector_check_params verifies that params holds declared names
- * only, that each matches its pattern and none that a URL needs is missing;
- * raises 22023 "invalid params" naming the variable.
+ * only, that each matches its pattern and none is missing that something needs
+ * and neither the redirect nor an answer of the provider will bring; raises
+ * 22023 "invalid params" naming the variable.
  */
 extern void conduit_connector_check_params(const ConduitConnector *connector, const ConduitJson *params);
 
@@ -237,8 +262,8 @@ extern char *conduit_connector_refresh_endpoint(const ConduitConnector *connecto
  * conduit_connector_token_origin returns what secrets of this connection are
  * bound to: "scheme://host:port" of the refresh endpoint, lower-case, port
  * always written; '' for connectors without one.  No setting plays a part in
- * it.  Raises 22023 "invalid params" where a variable of the URL has no value,
- * which conduit_connector_check_params rules out.
+ * it.  Raises 22023 "invalid params" where a variable of the URL has no value:
+ * one that the redirect fills and that has not been filled yet.
  */
 extern char *conduit_connector_token_origin(const ConduitConnector *connector, const ConduitJson *params);
 

@@ -21,6 +21,9 @@
 #include "provider/egress.h"
 #include "provider/url.h"
 #include "provider/url_template.h"
+#include "vault/seal.h"
+
+const TemplateValue conduit_revoke_samples[] = {{"token", "x"}, {"client_id", "x"}, {NULL, NULL}};
 
 static const char variable_chars[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
 
@@ -61,6 +64,31 @@ conduit_text_variables(const char *text, VariableVisitor visit, void *argument)
 		}
 	}
 	return true;
+}
+
+typedef struct SoughtVariable
+{
+	const char *name;
+	bool		found;
+} SoughtVariable;
+
+static bool
+note_variable(const char *name, void *argument)
+{
+	SoughtVariable *sought = argument;
+
+	if (strcmp(name, sought->name) == 0)
+		sought->found = true;
+	return !sought->found;
+}
+
+bool
+conduit_text_has_variable(const char *text, const char *name)
+{
+	SoughtVariable sought = {name, false};
+
+	conduit_text_variables(text, note_variable, &sought);
+	return sought.found;
 }
 
 /* Compile in the C collation, so that [a-z] means the same everywhere. */
@@ -202,9 +230,63 @@ append_encoded(StringInfo out, const char *value)
 	}
 }
 
+/* The value of a variable that is none of params, or NULL. */
+static const char *
+special_value(const TemplateValue *values, const char *name)
+{
+	for (; values != NULL && values->name != NULL; values++)
+	{
+		if (strcmp(values->name, name) == 0)
+			return values->value;
+	}
+	return NULL;
+}
+
+/* A value of params for its place: NULL, with *problem set, if there is none that fits. */
+static const char *
+fitting_value(const ConduitConnector *connector, const ConduitJson *params, const char *name,
+			  TemplateFill how, bool in_host, const char **problem)
+{
+	const ConduitJson *declaration = connector->params ? conduit_json_get(connector->params, name) : NULL;
+	const char *pattern;
+	const char *value;
+
+	if (declaration == NULL)
+	{
+		*problem = "the variable is not declared in params";
+		return NULL;
+	}
+	if (how == TEMPLATE_SAMPLE)
+		return "x";
+
+	value = variable_value(declaration, params, name, problem);
+	if (value == NULL)
+		return NULL;
+	*problem = check_value(value);
+	if (*problem == NULL && in_host)
+		*problem = check_host_value(value);
+	pattern = conduit_json_string(conduit_json_get(declaration, "pattern"));
+	if (*problem == NULL && how == TEMPLATE_CHECKED &&
+		(pattern == NULL || !conduit_pattern_matches(pattern, value)))
+		*problem = "the value does not match its pattern";
+	return *problem == NULL ? value : NULL;
+}
+
+/* Room for any URL, so that a secret in it is not left behind by growing. */
+static void
+init_url(StringInfo out, const TemplateValue *values)
+{
+	int			longest = CONDUIT_VALUE_MAX;
+
+	for (; values != NULL && values->name != NULL; values++)
+		longest = Max(longest, (int) strlen(values->value));
+	initStringInfo(out);
+	enlargeStringInfo(out, CONDUIT_URL_MAX + 3 * longest);
+}
+
 char *
 conduit_template_fill(const ConduitConnector *connector, const char *template_url,
-					  const ConduitJson *params, TemplateFill how,
+					  const ConduitJson *params, TemplateFill how, const TemplateValue *values,
 					  const char **problem, const char **variable)
 {
 	StringInfoData out;
@@ -220,12 +302,11 @@ conduit_template_fill(const ConduitConnector *connector, const char *template_ur
 	}
 	c += 3;
 
-	initStringInfo(&out);
+	init_url(&out, values);
 	appendBinaryStringInfo(&out, template_url, c - template_url);
-	while (*c != '\0')
+	while (*c != '\0' && *problem == NULL)
 	{
 		int			length;
-		const ConduitJson *declaration;
 		const char *value;
 		char	   *name;
 
@@ -235,68 +316,158 @@ conduit_template_fill(const ConduitConnector *connector, const char *template_ur
 			if (*c == '/' || *c == '?')
 				in_host = false;
 			else if (*c == ':' && in_host && strcspn(c, "{") < strcspn(c, "/?"))
-			{
 				*problem = "the port has a variable";
-				return NULL;
-			}
 			appendStringInfoChar(&out, *c++);
-			continue;
 		}
-
-		length = conduit_variable_length(c + 1);
-		if (length == 0 || c[1 + length] != '}')
-		{
-			*problem = "a brace does not enclose a variable's name";
-			return NULL;
-		}
-		name = pnstrdup(c + 1, length);
-		c += length + 2;
-
-		*variable = name;
-		declaration = connector->params ? conduit_json_get(connector->params, name) : NULL;
-		if (declaration == NULL)
-		{
-			*problem = "the variable is not declared in params";
-			return NULL;
-		}
-		if (how == TEMPLATE_SAMPLE)
-			value = "x";
 		else
 		{
-			const char *pattern = conduit_json_string(conduit_json_get(declaration, "pattern"));
+			length = conduit_variable_length(c + 1);
+			if (length == 0 || c[1 + length] != '}')
+			{
+				*problem = "a brace does not enclose a variable's name";
+				break;
+			}
+			name = pnstrdup(c + 1, length);
+			c += length + 2;
 
-			value = variable_value(declaration, params, name, problem);
-			if (value == NULL)
-				return NULL;
-			*problem = check_value(value);
-			if (*problem == NULL && in_host)
-				*problem = check_host_value(value);
-			if (*problem == NULL && how == TEMPLATE_CHECKED &&
-				(pattern == NULL || !conduit_pattern_matches(pattern, value)))
-				*problem = "the value does not match its pattern";
+			*variable = name;
+			value = special_value(values, name);
+			if (value != NULL && in_host)
+				*problem = "the variable can only stand behind the host";
+			else if (value == NULL)
+				value = fitting_value(connector, params, name, how, in_host, problem);
+			if (value == NULL || *problem != NULL)
+				break;
+			if (in_host)
+				appendStringInfoString(&out, value);
+			else
+				append_encoded(&out, value);
+			*variable = NULL;
+		}
+		if (out.len > CONDUIT_URL_MAX)
+			*problem = "the URL is too long";
+	}
+	if (*problem == NULL)
+		return out.data;
+	conduit_wipe(out.data, out.len);
+	pfree(out.data);
+	return NULL;
+}
+
+/* What stands at a brace: its value, and where the text goes on; NULL for an ordinary brace. */
+static const char *
+value_at(const ConduitConnector *connector, const char *brace, const ConduitJson *params,
+		 const TemplateValue *values, const char **rest, const char **problem, const char **variable)
+{
+	int			length = conduit_variable_length(brace + 1);
+	const char *value;
+	char	   *name;
+
+	if (length == 0 || brace[1 + length] != '}')
+		return NULL;
+	name = pnstrdup(brace + 1, length);
+	*rest = brace + length + 2;
+	value = special_value(values, name);
+	if (value == NULL)
+		value = fitting_value(connector, params, name, TEMPLATE_CHECKED, false, problem);
+	if (value == NULL)
+		*variable = name;
+	else
+		pfree(name);
+	return value;
+}
+
+char *
+conduit_text_fill(const ConduitConnector *connector, const char *text, const ConduitJson *params,
+				  const TemplateValue *values, const char **problem, const char **variable)
+{
+	char	   *out = NULL;
+	Size		length = 0;
+
+	*problem = NULL;
+	*variable = NULL;
+
+	/* First to learn the length, then to copy. */
+	for (int pass = 0; pass < 2; pass++)
+	{
+		const char *c = text;
+
+		if (pass == 1)
+			out = palloc(length + 1);
+		length = 0;
+		while (*c != '\0')
+		{
+			const char *rest;
+			const char *value = *c == '{' ? value_at(connector, c, params, values, &rest, problem, variable) : NULL;
+
 			if (*problem != NULL)
 				return NULL;
+			if (value == NULL)
+			{
+				if (out != NULL)
+					out[length] = *c;
+				length++;
+				c++;
+				continue;
+			}
+			if (out != NULL)
+				memcpy(out + length, value, strlen(value));
+			length += strlen(value);
+			c = rest;
 		}
-		if (in_host)
-			appendStringInfoString(&out, value);
-		else
-			append_encoded(&out, value);
-		*variable = NULL;
 	}
-	return out.data;
+	out[length] = '\0';
+	return out;
+}
+
+/* Fill and judge the whole as a URL; a host must be good however it was put together. */
+static char *
+expand(const ConduitConnector *connector, const char *template_url, const ConduitJson *params,
+	   const TemplateValue *values, const char **problem, const char **variable)
+{
+	char	   *url = conduit_template_fill(connector, template_url, params, TEMPLATE_CHECKED, values,
+											problem, variable);
+
+	if (url == NULL)
+		return NULL;
+	*problem = conduit_egress_check_url(url);
+	if (*problem == NULL)
+		return url;
+	conduit_wipe(url, strlen(url));
+	pfree(url);
+	return NULL;
 }
 
 char *
 conduit_connector_expand(const ConduitConnector *connector, const char *template_url,
 						 const ConduitJson *params, const char **problem, const char **variable)
 {
-	char	   *url = conduit_template_fill(connector, template_url, params,
-											TEMPLATE_CHECKED, problem, variable);
+	return expand(connector, template_url, params, NULL, problem, variable);
+}
 
-	if (url == NULL)
+char *
+conduit_connector_expand_revoke(const ConduitConnector *connector, const ConduitJson *params,
+								const char *token, const char *client_id,
+								const char **problem, const char **variable)
+{
+	const TemplateValue values[] = {{"token", token}, {"client_id", client_id ? client_id : ""}, {NULL, NULL}};
+
+	return expand(connector, connector->revoke_url, params, values, problem, variable);
+}
+
+char *
+conduit_connector_origin(const ConduitConnector *connector, const char *template_url, const ConduitJson *params)
+{
+	const char *authority = strstr(template_url, "://");
+	const char *problem;
+	const char *variable;
+	char	   *url;
+
+	if (authority == NULL)
 		return NULL;
-	*problem = conduit_egress_check_url(url);
-	return *problem == NULL ? url : NULL;
+	url = pnstrdup(template_url, authority + 3 + strcspn(authority + 3, "/?") - template_url);
+	url = conduit_template_fill(connector, url, params, TEMPLATE_PLAIN, NULL, &problem, &variable);
+	return url ? conduit_egress_origin(url) : NULL;
 }
 
 char *
@@ -331,7 +502,7 @@ conduit_connector_token_origin(const ConduitConnector *connector, const ConduitJ
 	 * for the origin it was sealed for or not at all, and whether a request may
 	 * go there is asked when one is made.
 	 */
-	url = conduit_template_fill(connector, template_url, params, TEMPLATE_PLAIN,
+	url = conduit_template_fill(connector, template_url, params, TEMPLATE_PLAIN, NULL,
 								&problem, &variable);
 	origin = url ? conduit_egress_origin(url) : NULL;
 	if (origin == NULL)
@@ -341,41 +512,72 @@ conduit_connector_token_origin(const ConduitConnector *connector, const ConduitJ
 	return origin;
 }
 
-typedef struct NeededVariable
-{
-	const char *name;
-	bool		found;
-} NeededVariable;
+/* URLs with variables; a connector has some of them. */
+#define NTEMPLATES 8
 
-static bool
-note_variable(const char *name, void *argument)
+static void
+list_templates(const ConduitConnector *connector, const char **templates)
 {
-	NeededVariable *needed = argument;
+	const char *all[NTEMPLATES] = {connector->issuer, connector->authorize_url, connector->token_url,
+		connector->refresh_url, connector->exchange_url, connector->revoke_url, connector->account_url,
+	connector->api_base_url};
 
-	if (strcmp(name, needed->name) == 0)
-		needed->found = true;
-	return !needed->found;
+	memcpy(templates, all, sizeof(all));
 }
 
-/* True if some template, header or parameter of the connector uses the variable. */
+/* True if some template, header, parameter or claim of the connector uses the variable. */
 static bool
 variable_needed(const ConduitConnector *connector, const char *name)
 {
-	const char *texts[] = {connector->authorize_url, connector->token_url, connector->refresh_url,
-	connector->revoke_url, connector->api_base_url, connector->api_auth};
-	NeededVariable needed = {name, false};
+	const char *templates[NTEMPLATES];
+	const char *texts[] = {connector->api_auth, connector->client_assertion_audience,
+	connector->client_assertion_issuer, connector->jwt_audience};
+	const ConduitJson *objects[] = {connector->extra_authorize_params, connector->code_request.extra_params,
+	connector->refresh_request.extra_params, connector->token_headers, connector->jwt_claims};
 
+	list_templates(connector, templates);
+	for (int i = 0; i < NTEMPLATES; i++)
+	{
+		if (templates[i] != NULL && conduit_text_has_variable(templates[i], name))
+			return true;
+	}
 	for (int i = 0; i < lengthof(texts); i++)
 	{
-		if (texts[i] != NULL)
-			conduit_text_variables(texts[i], note_variable, &needed);
+		if (texts[i] != NULL && conduit_text_has_variable(texts[i], name))
+			return true;
 	}
-	if (connector->extra_authorize_params != NULL)
+	for (int i = 0; i < lengthof(objects); i++)
 	{
-		for (const ConduitJson *p = connector->extra_authorize_params->first; p != NULL; p = p->next)
-			conduit_text_variables(p->text, note_variable, &needed);
+		for (const ConduitJson *m = objects[i] ? objects[i]->first : NULL; m != NULL; m = m->next)
+		{
+			if (conduit_text_has_variable(m->text, name))
+				return true;
+		}
 	}
-	return needed.found;
+	return false;
+}
+
+/* True if the redirect or an answer of the provider gives the variable its value. */
+static bool
+variable_filled(const ConduitConnector *connector, const char *name)
+{
+	if (connector->response_params != NULL && conduit_json_get(connector->response_params, name) != NULL)
+		return true;
+	for (const ConduitJson *p = connector->callback_params ? connector->callback_params->first : NULL;
+		 p != NULL; p = p->next)
+	{
+		if (strcmp(p->text, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_value(const ConduitConnector *connector, const ConduitJson *params, const char *name)
+{
+	const char *problem;
+
+	return variable_value(conduit_json_get(connector->params, name), params, name, &problem) != NULL;
 }
 
 pg_noreturn static void
@@ -388,8 +590,7 @@ bad_param(const char *name, const char *problem)
 void
 conduit_connector_check_params(const ConduitConnector *connector, const ConduitJson *params)
 {
-	const char *templates[] = {connector->authorize_url, connector->token_url,
-	connector->refresh_url, connector->revoke_url, connector->api_base_url};
+	const char *templates[NTEMPLATES];
 	const ConduitJson *declared = connector->params ? connector->params->first : NULL;
 
 	if (params != NULL && params->type != CONDUIT_JSON_OBJECT && params->type != CONDUIT_JSON_NULL)
@@ -418,7 +619,7 @@ conduit_connector_check_params(const ConduitConnector *connector, const ConduitJ
 			const ConduitJson *given = params ? conduit_json_get(params, declared->key) : NULL;
 
 			if ((given != NULL && given->type != CONDUIT_JSON_NULL) ||
-				variable_needed(connector, declared->key))
+				(variable_needed(connector, declared->key) && !variable_filled(connector, declared->key)))
 				bad_param(declared->key, problem);
 			continue;
 		}
@@ -431,13 +632,17 @@ conduit_connector_check_params(const ConduitConnector *connector, const ConduitJ
 	}
 
 	/* Values that fit one by one may still not make a host together. */
-	for (int i = 0; i < lengthof(templates); i++)
+	list_templates(connector, templates);
+	for (int i = 0; i < NTEMPLATES; i++)
 	{
 		const char *problem;
 		const char *variable;
 
-		if (templates[i] != NULL && strchr(templates[i], '{') != NULL &&
-			conduit_connector_expand(connector, templates[i], params, &problem, &variable) == NULL)
+		if (templates[i] == NULL || strchr(templates[i], '{') == NULL)
+			continue;
+		if (expand(connector, templates[i], params, templates[i] == connector->revoke_url ? conduit_revoke_samples : NULL,
+				   &problem, &variable) == NULL &&
+			!(variable != NULL && variable_filled(connector, variable) && !has_value(connector, params, variable)))
 			bad_param(variable ? variable : "params", problem);
 	}
 }

@@ -28,6 +28,16 @@ typedef enum TemplateFill
 	TEMPLATE_CHECKED			/* params or defaults, each matched against its pattern */
 } TemplateFill;
 
+/* The value of a variable that is none of params; a NULL name ends a list of them. */
+typedef struct TemplateValue
+{
+	const char *name;
+	const char *value;
+} TemplateValue;
+
+/* What revoke_url may have besides params, with values to check its form. */
+extern const TemplateValue conduit_revoke_samples[];
+
 /* A variable's name at text (just behind a brace): its length, 0 if none is there. */
 extern int	conduit_variable_length(const char *text);
 
@@ -36,12 +46,25 @@ extern bool conduit_variable_valid(const char *text);
 
 /*
  * conduit_template_fill replaces the variables of a URL.  Values in the host
- * must be safe there; elsewhere they are percent-encoded.  Returns NULL with
+ * must be safe there; elsewhere they are percent-encoded.  values (or NULL) are
+ * for variables that are none of params, which may stand behind the host only;
+ * one may be a secret: no copy but the result is made.  Returns NULL with
  * *problem a constant and *variable a name or NULL when that cannot be done.
  */
 extern char *conduit_template_fill(const ConduitConnector *connector, const char *template_url,
-								   const ConduitJson *params, TemplateFill how,
+								   const ConduitJson *params, TemplateFill how, const TemplateValue *values,
 								   const char **problem, const char **variable);
+
+/*
+ * conduit_text_fill replaces the variables of free text: the value of a
+ * parameter, a header or a claim.  Those in values (or NULL) are taken as they
+ * are, others from params, each by its pattern; nothing is encoded.  The result
+ * is allocated at its final size, for it may hold a secret.  Returns NULL, with
+ * *problem and *variable set, where a value is missing or does not fit.
+ */
+extern char *conduit_text_fill(const ConduitConnector *connector, const char *text,
+							   const ConduitJson *params, const TemplateValue *values,
+							   const char **problem, const char **variable);
 
 /*
  * conduit_text_variables finds each {variable} in free text (a header, a
@@ -50,6 +73,9 @@ extern char *conduit_template_fill(const ConduitConnector *connector, const char
  */
 typedef bool (*VariableVisitor) (const char *name, void *argument);
 extern bool conduit_text_variables(const char *text, VariableVisitor visit, void *argument);
+
+/* True if {name} stands in text. */
+extern bool conduit_text_has_variable(const char *text, const char *name);
 
 /* NULL if the pattern is anchored and compiles, else a constant that says what is wrong. */
 extern const char *conduit_pattern_check(const char *pattern);
