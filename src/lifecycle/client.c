@@ -52,7 +52,7 @@ client_origin(const ConduitConnector *connector)
 	bool		revokes_as_client = connector->revoke_auth == REVOKE_AUTH_CLIENT || connector->revoke_auth == REVOKE_AUTH_BASIC;
 	const char *const urls[] = {connector->token_url, connector->refresh_url, connector->exchange_url,
 	revokes_as_client ? connector->revoke_url : NULL};
-	char	   *origins[lengthof(urls)];
+	char	   *origins[lengthof(urls)] = {0};
 	int			norigins = 0;
 	StringInfoData text;
 

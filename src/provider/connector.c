@@ -261,17 +261,22 @@ static const ConnectorField fields[] = {
 	{"token_rate_limit_burst", TOKEN, conduit_field_read_integer, MEMBER(token_limit.burst), .min = 1, .max = MAX_REQUESTS}
 };
 
-/* "oauth2_code or jwt_bearer", of those that may have a field. */
+/* "oauth2_code, jwt_bearer or basic", of those that may have a field. */
 static char *
 list_auth_types(int auth_types)
 {
 	StringInfoData list;
+	int			left = 0;
 
+	for (const FieldWord *w = auth_type_words; w->word != NULL; w++)
+		left += (auth_types >> w->value) & 1;
 	initStringInfo(&list);
 	for (const FieldWord *w = auth_type_words; w->word != NULL; w++)
 	{
-		if (auth_types & (1 << w->value))
-			appendStringInfo(&list, "%s%s", list.len > 0 ? " or " : "", w->word);
+		if (!(auth_types & (1 << w->value)))
+			continue;
+		left--;
+		appendStringInfo(&list, "%s%s", w->word, left > 1 ? ", " : left == 1 ? " or " : "");
 	}
 	return list.data;
 }
@@ -311,7 +316,7 @@ read_auth_type(DefinitionReader *reader)
 	const ConduitJson *value = conduit_field_get(reader, "auth_type");
 
 	if (value == NULL)
-		conduit_field_refuse("auth_type", "missing", psprintf("Available are %s.", list_auth_types(ALL)));
+		conduit_field_refuse("auth_type", "missing", psprintf("Give %s.", list_auth_types(ALL)));
 	conduit_field_read_word(reader, find_field("auth_type"), value);
 }
 

@@ -217,24 +217,25 @@ conduit_field_read_integer(DefinitionReader *reader, const ConnectorField *field
 	MEMBER(int) = (int) number;
 }
 
-/* "Available are a, b, c." */
+/* "Give a, b or c.": the field's words after those of first. */
 static char *
 list_words(const ConnectorField *field, const char *first)
 {
 	StringInfoData hint;
-	const char *separator = "";
+	const char *last = NULL;
 
 	initStringInfo(&hint);
-	appendStringInfo(&hint, "Available are %s", first);
-	if (first[0] != '\0')
-		separator = ", ";
+	appendStringInfo(&hint, "Give %s", first);
 	for (const FieldWord *w = field->words; w != NULL && w->word != NULL; w++)
 	{
 		if (w->word[1] == '\0')
 			continue;			/* a separator as itself */
-		appendStringInfo(&hint, "%s%s", separator, w->word);
-		separator = ", ";
+		if (last != NULL)
+			appendStringInfo(&hint, "%s%s", hint.len > 5 ? ", " : "", last);
+		last = w->word;
 	}
+	if (last != NULL)
+		appendStringInfo(&hint, " or %s", last);
 	appendStringInfoChar(&hint, '.');
 	return hint.data;
 }
@@ -260,7 +261,7 @@ conduit_field_read_flag(DefinitionReader *reader, const ConnectorField *field, c
 	else if (value->type == CONDUIT_JSON_STRING && field->words != NULL)
 		MEMBER(bool) = find_word(field, value)->value != 0;
 	else
-		conduit_field_refuse(field->name, "not a known value", list_words(field, "true, false"));
+		conduit_field_refuse(field->name, "not a known value", list_words(field, field->words ? "true, false" : "true or false"));
 }
 
 void

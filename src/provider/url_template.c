@@ -377,45 +377,49 @@ value_at(const ConduitConnector *connector, const char *brace, const ConduitJson
 	return value;
 }
 
+/* Writes the filled text to out, unless that is NULL, and returns its length. */
+static Size
+fill_text(const ConduitConnector *connector, const char *text, const ConduitJson *params,
+		  const TemplateValue *values, char *out, const char **problem, const char **variable)
+{
+	Size		length = 0;
+
+	while (*text != '\0')
+	{
+		const char *rest = text + 1;
+		const char *value = NULL;
+		Size		value_length = 1;
+
+		if (*text == '{')
+			value = value_at(connector, text, params, values, &rest, problem, variable);
+		if (*problem != NULL)
+			break;
+		if (value == NULL)
+			value = text;
+		else
+			value_length = strlen(value);
+		if (out != NULL)
+			memcpy(out + length, value, value_length);
+		length += value_length;
+		text = rest;
+	}
+	return length;
+}
+
 char *
 conduit_text_fill(const ConduitConnector *connector, const char *text, const ConduitJson *params,
 				  const TemplateValue *values, const char **problem, const char **variable)
 {
-	char	   *out = NULL;
-	Size		length = 0;
+	Size		length;
+	char	   *out;
 
 	*problem = NULL;
 	*variable = NULL;
-
-	/* First to learn the length, then to copy. */
-	for (int pass = 0; pass < 2; pass++)
-	{
-		const char *c = text;
-
-		if (pass == 1)
-			out = palloc(length + 1);
-		length = 0;
-		while (*c != '\0')
-		{
-			const char *rest;
-			const char *value = *c == '{' ? value_at(connector, c, params, values, &rest, problem, variable) : NULL;
-
-			if (*problem != NULL)
-				return NULL;
-			if (value == NULL)
-			{
-				if (out != NULL)
-					out[length] = *c;
-				length++;
-				c++;
-				continue;
-			}
-			if (out != NULL)
-				memcpy(out + length, value, strlen(value));
-			length += strlen(value);
-			c = rest;
-		}
-	}
+	length = fill_text(connector, text, params, values, NULL, problem, variable);
+	if (*problem != NULL)
+		return NULL;
+	out = palloc(length + 1);
+	fill_text(connector, text, params, values, out, problem, variable);
 	out[length] = '\0';
 	return out;
 }
