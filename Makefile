@@ -12,7 +12,7 @@ MODULE_big = conduit
 OBJS = src/conduit.o \
 	src/base/base64url.o src/base/clock.o src/base/json.o src/base/json_array.o src/base/report.o src/base/settings.o \
 	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
-	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/mailbox.o src/shared/roster.o \
+	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/limiter.o src/shared/mailbox.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \
 	src/provider/account.o src/provider/classify.o src/provider/connector.o \
 	src/provider/connector_check.o src/provider/connector_field.o src/provider/connector_part.o src/provider/egress.o \
@@ -24,7 +24,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/catalogue.o src/lifecycle/claim.o \
 	src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/credential.o \
 	src/lifecycle/due.o src/lifecycle/event.o src/lifecycle/handover.o src/lifecycle/health.o src/lifecycle/key.o \
-	src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o \
+	src/lifecycle/rate.o src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
 	src/worker/chores.o src/worker/drain.o src/worker/errands.o src/worker/landing.o src/worker/launcher.o src/worker/leave.o \
@@ -32,7 +32,7 @@ OBJS = src/conduit.o \
 	src/worker/worker.o
 
 # The parts of the extension script, in order.
-SQL_PARTS = schema profile connector client connection credential refresh event key health catalogue finish
+SQL_PARTS = schema profile connector client connection credential refresh rate event key health catalogue finish
 
 DATA_built = conduit--$(EXTVERSION).sql
 DATA = $(wildcard $(srcdir)/sql/conduit--*--*.sql)

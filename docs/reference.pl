@@ -27,6 +27,7 @@ my @parts = (
 	[ connection => 'Connections' ],
 	[ credential => 'Storing and vending' ],
 	[ refresh    => 'Refreshing' ],
+	[ rate       => 'Rate limits' ],
 	[ event      => 'Events' ],
 	[ health     => 'Health' ],
 	[ key        => 'Keys' ],

@@ -31,7 +31,7 @@ conduit_now(void)
 
 	if (likely(conduit_clock_offset == 0))
 		return now;
-	return move_time(now, (int64) conduit_clock_offset * USECS_PER_SEC);
+	return move_time(now, (int64) rint(conduit_clock_offset * USECS_PER_SEC));
 }
 
 double

@@ -34,7 +34,7 @@ int			conduit_max_response_size = 64;
 int			conduit_max_in_flight = 64;
 int			conduit_shutdown_grace = 1 * SECOND_MS;
 int			conduit_event_retention = 30 * DAY_S;
-int			conduit_clock_offset = 0;
+double		conduit_clock_offset = 0;
 
 static uint64 settings_epoch = 1;
 static TimestampTz reload_seen = 0;
@@ -88,14 +88,14 @@ conduit_settings_define(void)
 							   GUC_LIST_INPUT,
 							   NULL, note_changed_text, NULL);
 
-	DefineCustomIntVariable("conduit.clock_offset",
-							"Sets the seconds by which Conduit takes the clock to be fast.",
-							"For tests.",
-							&conduit_clock_offset,
-							0, -INT_MAX, INT_MAX,
-							PGC_SIGHUP,
-							GUC_SUPERUSER_ONLY | GUC_UNIT_S,
-							NULL, NULL, NULL);
+	DefineCustomRealVariable("conduit.clock_offset",
+							 "Sets the seconds by which Conduit takes the clock to be fast.",
+							 "For tests.",
+							 &conduit_clock_offset,
+							 0, -(double) INT_MAX, (double) INT_MAX,
+							 PGC_SIGHUP,
+							 GUC_SUPERUSER_ONLY | GUC_UNIT_S,
+							 NULL, NULL, NULL);
 
 	DefineCustomStringVariable("conduit.egress_allow",
 							   "Sets the hosts and networks that may be reached at private addresses.",

@@ -29,7 +29,7 @@ extern int	conduit_max_response_size;	/* kilobytes */
 extern int	conduit_max_in_flight;
 extern int	conduit_shutdown_grace;		/* milliseconds */
 extern int	conduit_event_retention;	/* seconds */
-extern int	conduit_clock_offset;		/* seconds */
+extern double conduit_clock_offset; /* seconds */
 
 extern void conduit_settings_define(void);
 extern uint64 conduit_settings_epoch(void);

@@ -12,6 +12,7 @@
 
 #include "shared/flight.h"
 #include "shared/last_use.h"
+#include "shared/limiter.h"
 #include "shared/roster.h"
 #include "shared/stats.h"
 #include "shared/wraps.h"
@@ -31,6 +32,7 @@ static const AreaPart parts[] = {
 	{"conduit stats", conduit_stats_size, conduit_stats_attach},
 	{"conduit last use", conduit_last_use_size, conduit_last_use_attach},
 	{"conduit wraps", conduit_wraps_size, conduit_wraps_attach},
+	{"conduit limiter", conduit_limiter_size, conduit_limiter_attach},
 };
 
 static shmem_request_hook_type previous_request_hook = NULL;

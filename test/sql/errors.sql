@@ -23,6 +23,7 @@ UPDATE conduit.credential SET status = 'NEEDS_REAUTH' WHERE connection_id = :'re
 CREATE TEMP TABLE call (number serial, call text);
 INSERT INTO call (call) VALUES
 	('conduit_vend(%1$L, %2$L, NULL, NULL, %3$L)'), ('conduit_vend(%1$L, %2$L, ''1 hour'', ''{scope}'', %3$L)'),
+	('conduit_rate_take(%1$L, %2$L, 1, %3$L)'), ('conduit_rate_report(%1$L, %2$L, 1, %3$L)'),
 	('conduit_refresh(%1$L, %2$L, NULL, %3$L)'), ('conduit_refresh(%1$L, %2$L, 1, %3$L)'),
 	('conduit_get_connection(%1$L, %2$L, %3$L)'), ('conduit_update_connection(%1$L, %2$L, ''a'', ''{}'', ''{}'', %3$L)'),
 	('conduit_revoke_connection(%1$L, %2$L, %3$L)'), ('conduit_delete_connection(%1$L, %2$L, %3$L)');

@@ -265,6 +265,9 @@ ok($cluster->poll('SELECT in_flight = 0 AND queued = 0 FROM conduit_health()'), 
 	is($cluster->sql('SELECT ok, worker FROM conduit_health()'), 'f|not preloaded', 'conduit_health() says that it does not');
 	is($cluster->sql("SELECT severity || ': ' || hint FROM conduit_doctor() WHERE finding = 'not_preloaded'"),
 		'error: Add conduit to shared_preload_libraries and restart PostgreSQL.', 'the doctor says what to do');
+	like($cluster->error("SELECT $_"), qr/^PT500\|conduit worker is not running\|not_preloaded\|.*shared_preload_libraries/, "$_: there are no buckets")
+	  for "conduit_rate_take('bob', '$id')", "conduit_rate_report('bob', '$id', 1)";
+	like($cluster->error("SELECT conduit_rate_take('mallory', '$id')"), qr/^PT404\|connection not found\|\|/, 'which somebody else is not told');
 	like($cluster->error("SELECT conduit_vend('owner of test', '$others[0]', '1 hour')"), qr/^$/, 'a WARNING, no error, where a token is at hand');
 	$node->safe_psql('postgres', "LOAD 'conduit'; ALTER SYSTEM SET conduit.clock_offset = " . ($now + 3700));
 	$cluster->reload;

@@ -53,6 +53,18 @@ is($standby->sql("SELECT count(*) FROM conduit_list_connections('alice')"), '1',
 like($standby->error("SELECT conduit_vend('alice', '$id{bob}')"), qr/^PT404\|connection not found\|\|/, 'a foreign connection is not found');
 like($standby->error("SELECT conduit_vend('dave', '$empty')"), qr/^PT404\|credential not found\|\|/, 'nor a credential that was never stored');
 
+# Its buckets are its own, and in memory.
+$primary->sql(q{SELECT conduit_register_connector('limited', '{"name": "Limited", "auth_type": "api_key", "rate_limit_requests": 10, "rate_limit_window_s": 2678400}')});
+my $limited = $primary->connection('alice', 'limited', undef, account => 'a');
+my $take = "SELECT allowed, remaining FROM conduit_rate_take('alice', '$limited')";
+$primary->node->wait_for_catchup($standby->node);
+is($primary->sql($take), 't|9', 'a request is counted on the primary');
+is($standby->sql($take), 't|9', 'and on the standby');
+is($standby->sql($take), 't|8', 'by itself');
+$standby->sql("SELECT conduit_rate_report('alice', '$limited', 600)");
+is($standby->sql($take), 'f|0', 'which can be told to pause');
+is($primary->sql($take), 't|8', 'by itself');
+
 # Its clock alone: the primary must not refresh in the meantime.
 $standby->set_clock(3500);
 {

@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * rate.h
+ *	  Whose bucket a request draws on, and how large it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONDUIT_RATE_H
+#define CONDUIT_RATE_H
+
+#include "base/compat.h"
+#include "provider/connector.h"
+#include "shared/limiter.h"
+#include "utils/uuid.h"
+
+/* What a connector publishes, as a bucket's size and refill. */
+extern LimiterRate conduit_rate_of(const RateLimit *limit);
+
+/*
+ * The bucket of a connection at its provider's API: that of the account, which
+ * all connections to it share; where account is NULL, the connection's own.
+ */
+extern LimiterKey conduit_rate_api_key(const char *connector, const char *account, const pg_uuid_t *connection);
+
+/*
+ * The bucket at the token endpoint: that of the client; where client_id is
+ * NULL, the connection's own.
+ */
+extern LimiterKey conduit_rate_token_key(const char *connector, const char *client_id, const pg_uuid_t *connection);
+
+#endif							/* CONDUIT_RATE_H */
