@@ -15,6 +15,7 @@ import crypto from 'node:crypto';
 import { STATUS_CODES } from 'node:http';
 import { parseArgs } from 'node:util';
 
+import { checkClaims, verifyJwt } from './jwt.js';
 import {
   bump, control, dieWithParent, listen, number, readBody, serverOptions, sleep, usage,
 } from './lib.js';
@@ -34,6 +35,8 @@ const logLimit = number('log-limit', options['log-limit']);
 
 let settings;
 let client; // the only client let in, or null for any
+let granter; // whose key signs JWT bearer grants, or null for any
+let jtis; // of the assertions that were taken
 let families; // by id
 let byRefreshToken; // every refresh token ever handed out → family
 let byAccessToken; // live access token → { family, expires }
@@ -50,6 +53,8 @@ function reset() {
     rotate: true, revoke_family_on_reuse: true, kill_access_on_refresh: false, expires_in: 3600,
   };
   client = null;
+  granter = null;
+  jtis = new Set();
   families = new Map();
   byRefreshToken = new Map();
   byAccessToken = new Map();
@@ -144,10 +149,62 @@ function refresh(token, endpoint) {
   return { status: 200, json: mintAccess(family, settings.rotate) };
 }
 
+/* assertionProblem says what is wrong with a signed assertion; undefined if nothing. */
+function assertionProblem(jwt, publicKey, wanted) {
+  try {
+    checkClaims(verifyJwt(jwt, publicKey).claims, wanted, jtis);
+    return undefined;
+  } catch (error) {
+    return error.message;
+  }
+}
+
+const here = (request) => `${started.url}${request.path}`;
+
+/* clientRefused tells why the client that is demanded is not the one who asks (RFC 6749 2.3, RFC 7523 2.2). */
+function clientRefused({ auth, params, ...request }) {
+  if (!client) return undefined;
+  if (client.method && auth.method !== client.method) return 'another method';
+  if (!client.public_key) {
+    return auth.client_id !== client.client_id || (auth.client_secret ?? '') !== (client.client_secret ?? '')
+      ? 'client authentication failed' : undefined;
+  }
+  if (params.client_assertion_type !== 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer') return 'no assertion';
+  if (params.client_id !== undefined && params.client_id !== client.client_id) return 'another client_id';
+  return assertionProblem(params.client_assertion, client.public_key, {
+    issuer: client.issuer ?? client.client_id,
+    subject: client.client_id,
+    audience: client.audience ?? here(request),
+  });
+}
+
+/* grantRefused does so for what a JWT bearer grant is signed with (RFC 7523 2.1). */
+function grantRefused(request, jwt) {
+  if (!granter) return undefined;
+  return assertionProblem(jwt, granter.public_key, { ...granter, audience: granter.audience ?? here(request) });
+}
+
+const bearerOf = (request) => request.headers.authorization?.match(/^Bearer (.+)$/i)?.[1];
+
+/* renewAnswer: the refresh token is the bearer token, the body is empty but for JSON's sake. */
+function renewAnswer(request, endpoint) {
+  if (request.raw_body !== '{}') return refusal(400, 'bad_body', 'the body is not {}');
+  const answer = refresh(bearerOf(request), endpoint);
+  if (answer.status !== 200) return { status: 400, json: { message: 'Invalid refresh token' } };
+  return { status: 200, json: { accessToken: answer.json.access_token, refreshToken: answer.json.refresh_token } };
+}
+
+/* installationAnswer: an app proves by a JWT that it is itself, and gets a token of one installation. */
+function installationAnswer(request) {
+  const refused = bearerOf(request) ? grantRefused(request, bearerOf(request)) : 'no JWT';
+  if (refused) return { status: 401, json: { message: refused } };
+  const { access_token: token, expires_in: lifetime } = mintAccess(newFamily(), false);
+  return { status: 201, json: { token, expires_at: new Date(Date.now() + lifetime * 1000).toISOString() } };
+}
+
 function tokenAnswer(request, endpoint) {
-  const { auth, params } = request;
-  if (client && (auth.client_id !== client.client_id || (auth.client_secret ?? '') !== (client.client_secret ?? '')
-    || (client.method && auth.method !== client.method))) {
+  const { params } = request;
+  if (clientRefused(request)) {
     return {
       ...refusal(401, 'invalid_client', 'client authentication failed'),
       headers: { 'www-authenticate': 'Basic realm="scripted"' },
@@ -164,8 +221,12 @@ function tokenAnswer(request, endpoint) {
       mintRefresh(family);
       return { status: 200, json: mintAccess(family, true) };
     }
+    case 'urn:ietf:params:oauth:grant-type:jwt-bearer': {
+      const refused = grantRefused(request, params.assertion);
+      return refused ? refusal(400, 'invalid_grant', refused)
+        : { status: 200, json: mintAccess(newFamily(), false) };
+    }
     case 'client_credentials':
-    case 'urn:ietf:params:oauth:grant-type:jwt-bearer':
       return { status: 200, json: mintAccess(newFamily(), false) };
     default:
       return refusal(400, 'unsupported_grant_type', `grant_type ${params.grant_type}`);
@@ -181,8 +242,7 @@ function revokeToken(token) {
 }
 
 function userinfoAnswer(request) {
-  const bearer = request.headers.authorization?.match(/^Bearer (.+)$/i)?.[1];
-  const found = byAccessToken.get(bearer);
+  const found = byAccessToken.get(bearerOf(request));
   if (!found || found.expires <= Date.now()) {
     return {
       ...refusal(401, 'invalid_token', 'no live access token'),
@@ -196,6 +256,8 @@ function userinfoAnswer(request) {
 function normalAnswer(request, endpoint) {
   const [, root] = request.path.split('/');
   if (root === 'token') return tokenAnswer(request, endpoint);
+  if (root === 'renew') return renewAnswer(request, endpoint);
+  if (root === 'installations') return installationAnswer(request);
   if (root === 'userinfo') return userinfoAnswer(request);
   if (root === 'revoke') {
     revokeToken(request.params.token);
@@ -350,7 +412,7 @@ async function serve(req, res) {
   }
   request.params = parseParams(req, request.raw_body, query);
   request.auth = clientAuth(req, request.params);
-  flight.carries(request.params);
+  flight.carries(path.startsWith('/renew') ? { grant_type: 'renew', refresh_token: bearerOf(request) } : request.params);
 
   /* "rotate" is a promise about the order: the token is consumed now, whatever becomes of the reply. */
   let answer = step.rotate && normalAnswer(request, endpoint);
@@ -493,9 +555,9 @@ const controls = {
     if (unknown) throw new Error(`no option ${unknown}`);
     return Object.assign(settings, wish);
   },
-  'POST client': ({ client_id: id, client_secret: secret, method }) => {
-    client = id ? { client_id: id, client_secret: secret, method } : null;
-  },
+  'POST client': (wish) => { client = wish.client_id ? wish : null; },
+  'POST granter': (wish) => { granter = wish.public_key ? wish : null; },
+  'POST verify': ({ jwt, public_key: publicKey }) => verifyJwt(jwt, publicKey),
   'POST release': ({ path } = {}) => {
     const waits = [...hanging].filter((wait) => !path || wait.path === path);
     for (const wait of waits) {

@@ -290,7 +290,8 @@ sub wait_for
 
 C<issue($count, %options)> returns a list of token responses,
 C<script($path, \@steps, %options)> sets what an endpoint shall do,
-C<options(%options)>, C<client($client_id, $client_secret, $method)>,
+C<options(%options)>, C<client($client_id, $client_secret, $method, %key)>,
+C<granter(%key)>, C<verify($jwt, $public_key)> (a JWT's C<header> and C<claims>),
 C<release($path)>, C<kill_connections(%options)>, C<log($path)> (a list),
 C<tokens(%filter)> (a list), C<revoke(%which)>.
 
@@ -316,9 +317,21 @@ sub options
 
 sub client
 {
-	my ($self, $id, $secret, $method) = @_;
+	my ($self, $id, $secret, $method, %key) = @_;
 	return $self->post('/control/client',
-		{ client_id => $id, client_secret => $secret, defined $method ? (method => $method) : () });
+		{ %key, client_id => $id, client_secret => $secret, defined $method ? (method => $method) : () });
+}
+
+sub granter
+{
+	my ($self, %key) = @_;
+	return $self->post('/control/granter', \%key);
+}
+
+sub verify
+{
+	my ($self, $jwt, $public_key) = @_;
+	return $self->post('/control/verify', { jwt => $jwt, public_key => $public_key });
 }
 
 sub release
@@ -482,6 +495,41 @@ CNF
 
 	chmod 0600, grep { /\.key$/ } values %files;
 	return %files;
+}
+
+=head2 Conduit::Provider->make_key($algorithm)
+
+A new key pair for that algorithm of JWTs, C<rsa1024> or C<secp256k1>: the private
+and the public key as PEM.
+
+=cut
+
+sub make_key
+{
+	my ($class, $algorithm) = @_;
+	my %how = (
+		(map { $_ => [ qw(-algorithm RSA -pkeyopt rsa_keygen_bits:2048) ] } qw(RS256 RS384 RS512 PS256)),
+		ES256 => [ qw(-algorithm EC -pkeyopt ec_paramgen_curve:P-256) ],
+		ES384 => [ qw(-algorithm EC -pkeyopt ec_paramgen_curve:P-384) ],
+		EdDSA => [ qw(-algorithm ED25519) ],
+		rsa1024 => [ qw(-algorithm RSA -pkeyopt rsa_keygen_bits:1024) ],
+		secp256k1 => [ qw(-algorithm EC -pkeyopt ec_paramgen_curve:secp256k1) ]);
+	my $file = File::Temp->new(TEMPLATE => 'conduit-key-XXXXXX', TMPDIR => 1);
+
+	_openssl('genpkey', @{ $how{$algorithm} // croak "no algorithm $algorithm" }, '-out' => "$file");
+	my $private = _read("$file");
+	_openssl('pkey', '-in' => "$file", '-pubout', '-out' => "$file.pub");
+	my $public = _read("$file.pub");
+	unlink "$file.pub";
+	return ($private, $public);
+}
+
+sub _read
+{
+	my ($path) = @_;
+	open(my $file, '<', $path) or croak "could not read $path: $!";
+	local $/;
+	return scalar <$file>;
 }
 
 sub _write
