@@ -14,12 +14,13 @@ OBJS = src/conduit.o \
 	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
 	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/limiter.o src/shared/mailbox.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \
-	src/provider/account.o src/provider/classify.o src/provider/connector.o \
-	src/provider/connector_check.o src/provider/connector_field.o src/provider/connector_part.o src/provider/egress.o \
-	src/provider/event_set.o src/provider/exchange.o src/provider/http.o src/provider/http_memory.o \
-	src/provider/http_transfer.o src/provider/known_error.o src/provider/token_expiry.o \
-	src/provider/token_extra.o src/provider/token_grant.o src/provider/token_object.o \
-	src/provider/token_path.o src/provider/token_response.o src/provider/token_time.o \
+	src/provider/account.o src/provider/api_auth.o src/provider/assertion.o src/provider/authorize_url.o \
+	src/provider/classify.o src/provider/connector.o src/provider/connector_check.o src/provider/connector_field.o \
+	src/provider/connector_part.o src/provider/egress.o src/provider/event_set.o src/provider/exchange.o \
+	src/provider/get_request.o src/provider/http.o src/provider/http_memory.o src/provider/http_transfer.o \
+	src/provider/known_error.o src/provider/outgoing.o src/provider/revoke_request.o src/provider/sized_text.o \
+	src/provider/token_expiry.o src/provider/token_extra.o src/provider/token_grant.o src/provider/token_object.o \
+	src/provider/token_path.o src/provider/token_request.o src/provider/token_response.o src/provider/token_time.o \
 	src/provider/url.o src/provider/url_template.o \
 	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/catalogue.o src/lifecycle/claim.o \
 	src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/credential.o \

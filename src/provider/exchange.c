@@ -1,21 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * exchange.c
- *	  One conversation with a token endpoint.
- *
- * Builds the request of RFC 6749 section 6 and reads what comes back.  Texts
- * that hold secrets are built at their final size, for growing would leave
- * copies behind, and wiped when libcurl has its own.
+ *	  One conversation with a provider: a request and what came back.
  *
  *-------------------------------------------------------------------------
  */
 #include "base/compat.h"
 
 #include <ctype.h>
-#include <openssl/evp.h>
 
 #include "base/clock.h"
-#include "base/settings.h"
 #include "provider/classify.h"
 #include "provider/exchange.h"
 #include "provider/http_memory.h"
@@ -28,203 +22,110 @@ struct Exchange
 {
 	HttpTransfer *transfer;
 	const ConduitConnector *connector;
-	TokenRequestKind kind;
+	TokenRequestKind kind;		/* of a token request */
 	bool		own_client;
+	const char *problem;		/* a constant; NULL: it was sent */
 	ExchangeOwner *owner;
 	TimestampTz started_at;
 	char		secrets[FLEXIBLE_ARRAY_MEMBER]; /* what was sent, in the alphabet of
 												 * error codes */
 };
 
-/* A text under construction in memory of a known size. */
-typedef struct Builder
-{
-	char	   *data;
-	Size		length;
-	Size		capacity;
-} Builder;
-
-static void
-builder_init(Builder *builder, Size capacity)
-{
-	builder->data = palloc(capacity + 1);
-	builder->data[0] = '\0';
-	builder->length = 0;
-	builder->capacity = capacity;
-}
-
-static void
-builder_wipe(Builder *builder)
-{
-	conduit_wipe(builder->data, builder->capacity + 1);
-	pfree(builder->data);
-}
-
-static void
-append_char(Builder *builder, char c)
-{
-	Assert(builder->length < builder->capacity);
-	builder->data[builder->length++] = c;
-	builder->data[builder->length] = '\0';
-}
-
-/* application/x-www-form-urlencoded: at most three bytes for one. */
-static void
-append_form(Builder *builder, const char *text, Size length)
-{
-	static const char hex[] = "0123456789ABCDEF";
-
-	for (Size i = 0; i < length; i++)
-	{
-		unsigned char c = (unsigned char) text[i];
-
-		if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-			c == '-' || c == '.' || c == '_' || c == '~')
-			append_char(builder, (char) c);
-		else if (c == ' ')
-			append_char(builder, '+');
-		else
-		{
-			append_char(builder, '%');
-			append_char(builder, hex[c >> 4]);
-			append_char(builder, hex[c & 15]);
-		}
-	}
-}
-
-/* name=value, with & before all but the first; name is one of ours or a definition's. */
-static void
-append_pair(Builder *builder, const char *name, const char *value, Size length)
-{
-	if (builder->length > 0)
-		append_char(builder, '&');
-	append_form(builder, name, strlen(name));
-	append_char(builder, '=');
-	append_form(builder, value, length);
-}
-
+/* What add_secrets writes, at most, with a NUL behind it. */
 static Size
-pair_bound(const char *name, Size length)
+secrets_size(const OutgoingRequest *out)
 {
-	return 3 * (strlen(name) + length) + 2;
+	Size		size = 1;
+	ListCell   *cell;
+
+	foreach(cell, out->secrets)
+		size += ((SecretText *) lfirst(cell))->length + 1;
+	return size;
 }
 
+/* The secrets in the alphabet of error codes, character for character, a line each. */
 static void
-build_body(const TokenRequest *request, Builder *body)
+add_secrets(char *end, const OutgoingRequest *out)
 {
-	const ConduitConnector *connector = request->connector;
-	const ConduitJson *extra = connector->refresh_request.extra_params ? connector->refresh_request.extra_params->first : NULL;
-	Size		bound = pair_bound("grant_type", 16) + pair_bound("refresh_token", request->refresh_token.length);
+	ListCell   *cell;
 
-	if (request->client_id != NULL)
-		bound += pair_bound("client_id", strlen(request->client_id));
-	bound += pair_bound("client_secret", request->client_secret.length);
-	for (const ConduitJson *p = extra; p != NULL; p = p->next)
-		bound += pair_bound(p->key, p->length);
-
-	builder_init(body, bound);
-	append_pair(body, "grant_type", "refresh_token", strlen("refresh_token"));
-	append_pair(body, "refresh_token", request->refresh_token.data, request->refresh_token.length);
-
-	/* Who authenticates in a header must not do it in the body too (RFC 6749 2.3). */
-	if (connector->client_auth != CLIENT_AUTH_BASIC && request->client_id != NULL)
-		append_pair(body, "client_id", request->client_id, strlen(request->client_id));
-	if (connector->client_auth == CLIENT_AUTH_POST && request->client_secret.data != NULL)
-		append_pair(body, "client_secret", request->client_secret.data, request->client_secret.length);
-	for (const ConduitJson *p = extra; p != NULL; p = p->next)
-		append_pair(body, p->key, p->text, p->length);
-}
-
-/* "Basic ...": id and secret form-encoded before they are joined (RFC 6749 2.3.1). */
-static void
-build_basic(const TokenRequest *request, Builder *header)
-{
-	Builder		pair;
-	Size		id_length = strlen(request->client_id);
-
-	builder_init(&pair, 3 * (id_length + request->client_secret.length) + 1);
-	append_form(&pair, request->client_id, id_length);
-	append_char(&pair, ':');
-	append_form(&pair, request->client_secret.data, request->client_secret.length);
-
-	builder_init(header, 6 + (pair.length + 2) / 3 * 4);
-	memcpy(header->data, "Basic ", 6);
-	header->length = 6 + EVP_EncodeBlock((unsigned char *) header->data + 6,
-										 (unsigned char *) pair.data, (int) pair.length);
-	builder_wipe(&pair);
-}
-
-/* text in the alphabet of error codes, character for character. */
-static char *
-add_secret(char *out, const SecretText *secret)
-{
-	for (int i = 0; i < secret->length; i++)
+	foreach(cell, out->secrets)
 	{
-		char		c = secret->data[i];
+		const SecretText *secret = lfirst(cell);
+		char	   *begin = end;
 
-		if (isalnum((unsigned char) c) || c == '.' || c == '-' || c == '_')
-			*out++ = c;
-		else if (i > 0 && out[-1] != '_')
-			*out++ = '_';
+		for (int i = 0; i < secret->length; i++)
+		{
+			char		c = secret->data[i];
+
+			if (isalnum((unsigned char) c) || c == '.' || c == '-' || c == '_')
+				*end++ = c;
+			else if (end == begin || end[-1] != '_')
+				*end++ = '_';
+		}
+		*end++ = '\n';
 	}
-	*out++ = '\n';
-	return out;
+}
+
+/* An exchange of the request, which is wiped on every way out. */
+static Exchange *
+start(OutgoingRequest *out, ExchangeOwner *owner)
+{
+	Exchange   *exchange = NULL;
+
+	PG_TRY();
+	{
+		exchange = conduit_http_allocate(offsetof(Exchange, secrets) + secrets_size(out));
+		add_secrets(exchange->secrets, out);
+		exchange->connector = out->connector;
+		exchange->problem = out->problem;
+		exchange->owner = owner;
+		exchange->started_at = conduit_now();
+		exchange->transfer = out->problem == NULL ?
+			conduit_http_start(&out->http, exchange) : conduit_http_refuse(exchange);
+	}
+	PG_CATCH();
+	{
+		/* Out of memory. */
+		conduit_http_release(exchange);
+		conduit_outgoing_wipe(out);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	conduit_outgoing_wipe(out);
+	return exchange;
 }
 
 Exchange *
 conduit_exchange_token(const TokenRequest *request, ExchangeOwner *owner)
 {
 	Exchange   *exchange;
-	HttpHeader	headers[2] = {{"Accept", "application/json"}};
-	HttpRequest http = {0};
-	Builder		body;
-	Builder		basic = {0};
-	char	   *end;
+	OutgoingRequest out;
 
-	exchange = conduit_http_allocate(offsetof(Exchange, secrets) + request->refresh_token.length +
-									 request->client_secret.length + 3);
-	end = add_secret(exchange->secrets, &request->refresh_token);
-	add_secret(end, &request->client_secret);
-	exchange->connector = request->connector;
+	conduit_token_request_build(request, &out);
+	exchange = start(&out, owner);
 	exchange->kind = request->kind;
 	exchange->own_client = request->own_client;
-	exchange->owner = owner;
-	exchange->started_at = conduit_now();
-
-	PG_TRY();
-	{
-		build_body(request, &body);
-		http.nheaders = 1;
-		if (request->connector->client_auth == CLIENT_AUTH_BASIC && request->client_id != NULL)
-		{
-			build_basic(request, &basic);
-			headers[1].name = "Authorization";
-			headers[1].value = basic.data;
-			http.nheaders = 2;
-		}
-
-		http.method = "POST";
-		http.url = request->endpoint;
-		http.content_type = "application/x-www-form-urlencoded";
-		http.body = body.data;
-		http.body_length = body.length;
-		http.headers = headers;
-		http.timeout_ms = request->timeout_ms;
-		http.max_response = (Size) conduit_max_response_size * 1024;
-		exchange->transfer = conduit_http_start(&http, exchange);
-	}
-	PG_CATCH();
-	{
-		/* Out of memory; the texts go with their context. */
-		conduit_http_release(exchange);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	builder_wipe(&body);
-	if (basic.data != NULL)
-		builder_wipe(&basic);
 	return exchange;
+}
+
+Exchange *
+conduit_exchange_revoke(const RevokeRequest *request, ExchangeOwner *owner)
+{
+	OutgoingRequest out;
+
+	conduit_revoke_request_build(request, &out);
+	return start(&out, owner);
+}
+
+Exchange *
+conduit_exchange_get(const GetRequest *request, ExchangeOwner *owner)
+{
+	OutgoingRequest out;
+
+	conduit_get_request_build(request, &out);
+	return start(&out, owner);
 }
 
 Exchange *
@@ -269,15 +170,140 @@ code_quotes_secret(const char *code, const char *secrets)
 	return false;
 }
 
-void
-conduit_exchange_read(Exchange *exchange, TokenOutcome *outcome)
+/* A request that could not be made is our own misconfiguration; true if it was one. */
+static bool
+read_problem(const Exchange *exchange, TokenOutcome *outcome)
 {
-	conduit_token_response_read(exchange->connector, exchange->kind, exchange->own_client,
-								conduit_http_response(exchange->transfer),
-								exchange->started_at, outcome);
+	memset(outcome, 0, sizeof(*outcome));
+	outcome->retry_after = -1;
+	if (exchange->problem == NULL)
+		return false;
+	outcome->outcome = OUTCOME_CONFIG;
+	strlcpy(outcome->code, exchange->problem, sizeof(outcome->code));
+	return true;
+}
+
+/* A code that quotes what was sent gives way to one that says nothing. */
+static void
+hide_secrets(const Exchange *exchange, TokenOutcome *outcome)
+{
 	if (!conduit_classify_code_known(outcome->code) &&
 		code_quotes_secret(outcome->code, exchange->secrets))
 		snprintf(outcome->code, sizeof(outcome->code), "http_%d", outcome->status);
+}
+
+void
+conduit_exchange_read(Exchange *exchange, TokenOutcome *outcome)
+{
+	if (read_problem(exchange, outcome))
+		return;
+	conduit_token_response_read(exchange->connector, exchange->kind, exchange->own_client,
+								conduit_http_response(exchange->transfer),
+								exchange->started_at, outcome);
+	hide_secrets(exchange, outcome);
+}
+
+/* The body as a JSON object, or NULL; changes the response. */
+static const ConduitJson *
+parse_object(HttpResponse *response)
+{
+	const char *problem;
+	ConduitJson *object;
+
+	if (response->length == 0 || response->length > INT_MAX)
+		return NULL;
+	object = conduit_json_parse(response->body, (int) response->length, &problem);
+	return object != NULL && object->type == CONDUIT_JSON_OBJECT ? object : NULL;
+}
+
+/* What is known of a response before it is judged; false if none came, which is then the outcome. */
+static bool
+begin_outcome(const HttpResponse *response, TokenOutcome *outcome)
+{
+	outcome->status = response->status;
+	outcome->seconds = response->seconds;
+	if (response->retry_after >= 0)
+		outcome->retry_after = Max(Min(response->retry_after, 3600), 1);
+	if (response->result == HTTP_OK)
+		return true;
+	conduit_classify_failure(response, outcome);
+
+	/* Here nothing is consumed that could be lost. */
+	if (outcome->outcome == OUTCOME_UNKNOWN)
+		outcome->outcome = OUTCOME_TRANSIENT;
+	return false;
+}
+
+/* Has a refusal of a revocation the meaning that there is nothing left to revoke? */
+static bool
+nothing_left(const ConduitConnector *connector, const TokenOutcome *outcome)
+{
+	static const char *const codes[] = {"invalid_token", "unknown_token", "token_not_found", "token_expired"};
+
+	if (outcome->outcome == OUTCOME_DEAD)
+		return true;
+
+	/* A resource that is not there any more, where the token or the grant is one. */
+	if (outcome->status == 404 || outcome->status == 410)
+		return strcmp(connector->revoke_method, "DELETE") == 0 || strstr(connector->revoke_url, "{token}") != NULL;
+
+	/* It may be the token that should prove who asks. */
+	if (connector->revoke_auth == REVOKE_AUTH_TOKEN && !connector->revoke_by_access_token)
+		return false;
+	for (int i = 0; i < lengthof(codes); i++)
+	{
+		if (pg_strcasecmp(outcome->code, codes[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+void
+conduit_exchange_read_revocation(Exchange *exchange, TokenOutcome *outcome)
+{
+	HttpResponse *response = conduit_http_response(exchange->transfer);
+
+	if (read_problem(exchange, outcome) || !begin_outcome(response, outcome))
+		return;
+	if (conduit_classify_refusal(exchange->connector, response, parse_object(response),
+								 response->body[0] == '<', outcome) &&
+		!nothing_left(exchange->connector, outcome))
+	{
+		hide_secrets(exchange, outcome);
+		return;
+	}
+	outcome->outcome = OUTCOME_REFRESHED;
+	outcome->code[0] = '\0';
+}
+
+const ConduitJson *
+conduit_exchange_read_json(Exchange *exchange, TokenOutcome *outcome)
+{
+	HttpResponse *response = conduit_http_response(exchange->transfer);
+	int			status = response->status;
+	const ConduitJson *object;
+
+	if (read_problem(exchange, outcome) || !begin_outcome(response, outcome))
+		return NULL;
+	if (status >= 200 && status <= 299)
+	{
+		object = parse_object(response);
+		outcome->outcome = object != NULL ? OUTCOME_REFRESHED : OUTCOME_CONFIG;
+		strlcpy(outcome->code, object != NULL ? "" : "bad_json", sizeof(outcome->code));
+		return object;
+	}
+
+	if (status == 429 || (status == 503 && response->retry_after >= 0))
+		outcome->outcome = OUTCOME_THROTTLED;
+	else if (status >= 500 || status == 408 || status == 425)
+		outcome->outcome = OUTCOME_TRANSIENT;
+	else
+		outcome->outcome = OUTCOME_CONFIG;
+	if (status >= 300 && status <= 399)
+		strlcpy(outcome->code, "redirect_refused", sizeof(outcome->code));
+	else
+		snprintf(outcome->code, sizeof(outcome->code), "http_%d", status);
+	return NULL;
 }
 
 bool

@@ -13,55 +13,10 @@
 #define CONDUIT_EXCHANGE_H
 
 #include "base/compat.h"
+#include "provider/get_request.h"
+#include "provider/revoke_request.h"
+#include "provider/token_request.h"
 #include "provider/token_response.h"
-
-typedef struct TokenRequest
-{
-	TokenRequestKind kind;
-	const ConduitConnector *connector;	/* outlives the exchange */
-	const ConduitJson *params;	/* of the connection, for variables; NULL: none */
-	const char *endpoint;		/* expanded */
-	const char *client_id;		/* NULL: none */
-	SecretText	client_secret;	/* data NULL: none; a PEM key where the connector signs */
-	bool		own_client;		/* the connection's, not the connector's; with JWT_BEARER: no
-								 * other client takes part */
-	SecretText	code;			/* CODE */
-	SecretText	code_verifier;	/* CODE; data NULL: none */
-	const char *redirect_uri;	/* CODE; NULL: not sent */
-	SecretText	refresh_token;	/* REFRESH, BEARER_RENEW; the access token for EXCHANGE and
-								 * where that is the refresh credential */
-	SecretText	private_key;	/* JWT_BEARER: PEM */
-	const char *issuer;			/* JWT_BEARER */
-	const char *subject;		/* JWT_BEARER; NULL: no such claim */
-	const char *key_id;			/* JWT_BEARER; NULL: no such header */
-	const char *audience;		/* JWT_BEARER; NULL: what the connector says */
-	const char *scope;			/* NULL: not sent */
-	int			timeout_ms;
-} TokenRequest;
-
-/* Revocation of what a connection had (RFC 7009 and what providers make of it). */
-typedef struct RevokeRequest
-{
-	const ConduitConnector *connector;	/* outlives the exchange */
-	const ConduitJson *params;
-	const char *endpoint;		/* as conduit_connector_revoke_endpoint makes it */
-	const char *client_id;		/* NULL: none */
-	SecretText	client_secret;	/* as in TokenRequest */
-	SecretText	refresh_token;	/* data NULL: none; which of the two is sent, the */
-	SecretText	access_token;	/* connector says */
-	int			timeout_ms;
-} RevokeRequest;
-
-/* A document: account_url's with an access token, metadata of a server without. */
-typedef struct GetRequest
-{
-	const ConduitConnector *connector;	/* says how a token is carried; NULL where there is none */
-	const ConduitJson *params;
-	const char *endpoint;		/* expanded */
-	const char *client_id;		/* some want it beside the token; NULL: none */
-	SecretText	access_token;	/* data NULL: none */
-	int			timeout_ms;
-} GetRequest;
 
 /* Whose an exchange is; the first member of what owns it. */
 typedef struct ExchangeOwner
@@ -90,7 +45,8 @@ extern void conduit_exchange_read_revocation(Exchange *exchange, TokenOutcome *o
 
 /*
  * conduit_exchange_read_json returns the object that a GET has brought, in
- * memory of the exchange and the current context; else NULL and the outcome.
+ * memory of the exchange and the current context; else NULL and the outcome,
+ * which is none of DEAD and UNKNOWN: nothing is consumed.
  */
 extern const ConduitJson *conduit_exchange_read_json(Exchange *exchange, TokenOutcome *outcome);
 

@@ -238,6 +238,31 @@ conduit_http_shut_down(void)
 	}
 }
 
+static HttpTransfer *
+new_transfer(void *owner)
+{
+	HttpTransfer *transfer = conduit_http_allocate(sizeof(HttpTransfer));
+
+	transfer->response.content_type = transfer->content_type;
+	drop_body(transfer);
+	transfer->owner = owner;
+	transfer->retry_after = -1;
+	transfer->retry_at = transfer->server_date = -1;
+	transfer->started = conduit_http_now_ms();
+	dlist_push_tail(&active, &transfer->node);
+	transfer->linked = true;
+	return transfer;
+}
+
+HttpTransfer *
+conduit_http_refuse(void *owner)
+{
+	HttpTransfer *transfer = new_transfer(owner);
+
+	finish(transfer, HTTP_DENIED);
+	return transfer;
+}
+
 HttpTransfer *
 conduit_http_start(const HttpRequest *request, void *owner)
 {
@@ -254,17 +279,8 @@ conduit_http_start(const HttpRequest *request, void *owner)
 		settings_changed = conduit_http_now_ms();
 	}
 
-	transfer = conduit_http_allocate(sizeof(HttpTransfer));
-	transfer->response.content_type = transfer->content_type;
-	drop_body(transfer);
-	transfer->owner = owner;
+	transfer = new_transfer(owner);
 	transfer->max_response = request->max_response;
-	transfer->retry_after = -1;
-	transfer->retry_at = transfer->server_date = -1;
-	transfer->started = conduit_http_now_ms();
-	dlist_push_tail(&active, &transfer->node);
-	transfer->linked = true;
-
 	if (conduit_egress_check_url(request->url) != NULL || !conduit_http_request_valid(request) ||
 		conduit_url_split(request->url, &parts) != NULL)
 	{
@@ -273,7 +289,8 @@ conduit_http_start(const HttpRequest *request, void *owner)
 	}
 	transfer->https = parts.https;
 	transfer->host_listed = conduit_egress_host_listed(parts.host);
-	transfer->repeatable = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
+	transfer->repeatable = !request->once &&
+		(strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0);
 
 	block_signals(&saved);
 	ok = true;

@@ -40,6 +40,8 @@ typedef struct HttpRequest
 {
 	const char *method;			/* "POST", "GET", "DELETE" */
 	const char *url;
+	const char *query;			/* more of the URL's query, encoded; NULL: none.  For secrets:
+								 * copied, the copy is wiped, and length is no matter */
 	const char *content_type;	/* NULL: no body */
 	const char *body;			/* copied; the copy is wiped */
 	Size		body_length;
@@ -47,6 +49,7 @@ typedef struct HttpRequest
 	int			nheaders;
 	int			timeout_ms;
 	Size		max_response;	/* bytes */
+	bool		once;			/* sending it twice may do harm, even a GET */
 } HttpRequest;
 
 typedef struct HttpResponse
@@ -83,6 +86,9 @@ extern void conduit_http_shut_down(void);
  * conduit.max_in_flight at a time.
  */
 extern HttpTransfer *conduit_http_start(const HttpRequest *request, void *owner);
+
+/* conduit_http_refuse makes a finished transfer of a request that cannot be made: HTTP_DENIED. */
+extern HttpTransfer *conduit_http_refuse(void *owner);
 
 extern int	conduit_http_descriptor(void);
 extern long conduit_http_deadline(void);	/* milliseconds from now, -1: none */

@@ -238,6 +238,31 @@ add_header(HttpTransfer *transfer, const char *name, const char *value)
 	return true;
 }
 
+/* The URL with the request's query; libcurl copies it, and clears its copy. */
+static bool
+set_url(CURL *easy, const HttpRequest *request)
+{
+	const char *query = request->query;
+	size_t		length = strlen(request->url);
+	const char *joint = "?";
+	size_t		size;
+	char	   *url;
+	bool		ok;
+
+	if (query == NULL || query[0] == '\0')
+		return curl_easy_setopt(easy, CURLOPT_URL, request->url) == CURLE_OK;
+	if (strchr(request->url, '?') != NULL)
+		joint = request->url[length - 1] == '?' || request->url[length - 1] == '&' ? "" : "&";
+	size = length + strlen(joint) + strlen(query) + 1;
+	url = conduit_http_malloc(size);
+	if (url == NULL)
+		return false;
+	snprintf(url, size, "%s%s%s", request->url, joint, query);
+	ok = curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK;
+	conduit_http_release(url);
+	return ok;
+}
+
 /*
  * What concerns connections.  After a change of settings none from before is
  * used again: those are as old as the change at least.  libcurl counts in whole
@@ -276,7 +301,7 @@ conduit_http_set_options(HttpTransfer *transfer, const HttpRequest *request, int
 	SET(CURLOPT_QUICK_EXIT, 1L);	/* never wait for a resolver thread */
 
 	/* Where it goes. */
-	SET(CURLOPT_URL, request->url);
+	ok = ok && set_url(easy, request);
 	SET(CURLOPT_PATH_AS_IS, 1L);
 	SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
 	SET(CURLOPT_PROTOCOLS_STR, transfer->https ? "https" : "http");
