@@ -160,7 +160,7 @@ conduit_field_read_api_auth(DefinitionReader *reader, const ConnectorField *fiel
 		size_t		length = next ? (size_t) (next - part) : strlen(part);
 		size_t		name_length = part[0] == '?' ? strcspn(part + 1, "=") + 1 : strspn(part, header_chars);
 
-		if (name_length < 1 || name_length + 1 >= length ||
+		if (name_length < 1 || name_length + (part[0] == '?' ? 1 : 2) >= length ||
 			(part[0] == '?' ? name_length < 2 || part[name_length] != '=' : strncmp(part + name_length, ": ", 2) != 0))
 			conduit_field_refuse(field->name, "not of the form \"Header: value\"", form);
 		check_header_name(field->name, pnstrdup(part, name_length), http_headers);

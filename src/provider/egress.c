@@ -382,6 +382,29 @@ conduit_egress_address_allowed(const struct sockaddr *address, bool host_listed)
 	return true;
 }
 
+/*
+ * True for names that public DNS does not have: a single label, and what is
+ * under a name set aside for private networks.
+ */
+static bool
+host_is_internal(const char *host)
+{
+	static const char *const private_names[] = {".local", ".internal", ".home.arpa", ".localdomain", ".intranet",
+	".private", ".corp", ".home", ".lan"};
+	size_t		length = strlen(host);
+
+	if (strchr(host, '.') == NULL)
+		return true;
+	for (int i = 0; i < lengthof(private_names); i++)
+	{
+		size_t		suffix = strlen(private_names[i]);
+
+		if (length > suffix && strcmp(host + length - suffix, private_names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
 const char *
 conduit_egress_check_url(const char *url)
 {
@@ -421,6 +444,10 @@ conduit_egress_check_url(const char *url)
 		return "only a loopback host that is in conduit.egress_allow may speak plain http";
 	if (parts.https && parts.port != 443 && !listed)
 		return "a port other than 443 needs the host in conduit.egress_allow";
+
+	/* Where a network is listed, such a name may lead there; the address will tell. */
+	if (!listed && (loopback || (host_is_internal(parts.host) && nnetworks == 0)))
+		return "the host is a name of an internal network that is not in conduit.egress_allow";
 	return NULL;
 }
 

@@ -19,7 +19,8 @@
 /*
  * conduit_egress_check_url returns NULL if the URL is acceptable, else a
  * constant text that says why not: scheme, userinfo, fragment, control or
- * non-ASCII characters, trailing dot, an IP literal or port that is not listed.
+ * non-ASCII characters, trailing dot, an IP literal, internal name or port that
+ * is not listed.
  */
 extern const char *conduit_egress_check_url(const char *url);
 

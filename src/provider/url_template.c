@@ -257,7 +257,7 @@ fitting_value(const ConduitConnector *connector, const ConduitJson *params, cons
 		return NULL;
 	}
 	if (how == TEMPLATE_SAMPLE)
-		return "x";
+		return in_host ? "x.example" : "x";
 
 	value = variable_value(declaration, params, name, problem);
 	if (value == NULL)

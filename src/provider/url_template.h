@@ -23,7 +23,7 @@
 /* How template_fill treats values. */
 typedef enum TemplateFill
 {
-	TEMPLATE_SAMPLE,			/* every variable becomes "x": to check a template's form */
+	TEMPLATE_SAMPLE,			/* a value that fits anywhere: to check a template's form */
 	TEMPLATE_PLAIN,				/* params or defaults, patterns not matched: to learn the origin */
 	TEMPLATE_CHECKED			/* params or defaults, each matched against its pattern */
 } TemplateFill;

@@ -1,4 +1,4 @@
-# What provider/ makes of definitions, URLs, addresses and replies, by tables;
+# What provider/ makes of URLs, addresses and replies, by tables;
 # and libcurl as http.c drives it, against a server that misbehaves.
 #
 # The SQL functions unit_* are those of test/unit; build that module first.
@@ -7,88 +7,26 @@ use strict;
 use warnings;
 
 use FindBin;
+use lib "$FindBin::RealBin/../perl";
 use IO::Socket::INET;
 use MIME::Base64 qw(encode_base64);
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $module = $ENV{CONDUIT_UNIT_MODULE} // "$FindBin::RealBin/../unit/conduit_unit.so";
-die "$module is missing: run make in test/unit" unless -f $module;
+use Conduit::Unit qw(bytes literal);
 
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
 # What libcurl would listen to in the server's environment, if it was let.
 $ENV{$_} = 'http://127.0.0.1:9' for qw(http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY);
 $ENV{SSLKEYLOGFILE} = "$dir/keylog";
-
-my $node = PostgreSQL::Test::Cluster->new('provider_units');
-$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = '$module'
-log_statement = none
-});
-$node->start;
+my $unit = Conduit::Unit->new('provider_units', 'unit_provider.sql');
 delete @ENV{qw(http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY SSLKEYLOGFILE)};
-$node->safe_psql('postgres', slurp_file("$FindBin::RealBin/../unit/unit_provider.sql"),
-	extra_params => [ '-v', "module=$module" ]);
-$node->safe_psql('postgres', q{
-CREATE FUNCTION try(statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	answer text;
-	message text;
-	detail text;
-BEGIN
-	EXECUTE statement INTO answer;
-	RETURN 'ok ' || answer;
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
-	RETURN SQLSTATE || ' ' || message || ' / ' || detail;
-END $$});
+my $node = $unit->node;
 
-sub literal
-{
-	my ($text) = @_;
-	$text =~ s/'/''/g;
-	return "'$text'";
-}
-
-sub bytes { return q{'\x} . unpack('H*', $_[0]) . q{'}; }
-
-# Evaluate many expressions in one session; one line of answer each.
-sub evaluate
-{
-	my @expressions = @_;
-	my $out = $node->safe_psql('postgres', join("\n", map { "SELECT $_;" } @expressions));
-	return split /\n/, $out, -1;
-}
-
-# Cases of [ name, expression, expected ]; expected may be a pattern.
-sub check_all
-{
-	my ($title, @cases) = @_;
-	subtest $title => sub {
-		my @answers = evaluate(map { $_->[1] } @cases);
-		is(scalar @answers, scalar @cases, 'every case has an answer');
-		for my $i (0 .. $#cases)
-		{
-			my ($name, undef, $expected) = @{ $cases[$i] };
-			if (ref $expected) { like($answers[$i], $expected, $name); }
-			else { is($answers[$i], $expected, $name); }
-		}
-	};
-	return;
-}
-
-sub set_conf
-{
-	my ($name, $value) = @_;
-	$node->safe_psql('postgres', "ALTER SYSTEM SET $name = '$value'");
-	$node->reload;
-	$node->poll_query_until('postgres', "SELECT current_setting('$name') = '$value'")
-	  or die "$name did not change";
-	return;
-}
+sub evaluate { return $unit->evaluate(@_); }
+sub check_all { return $unit->check_all(@_); }
+sub set_conf { return $unit->set_conf(@_); }
 
 # -- Replies of token endpoints. --
 
@@ -409,6 +347,7 @@ my %url = (
 	dots => 'the path has a dot segment',
 	percent => 'the host has a percent sign',
 	nohost => 'the URL has no host',
+	internal => 'the host is a name of an internal network that is not in conduit.egress_allow',
 );
 my @urls = (
 	[ 'https://example.com', 'ok' ], [ 'https://example.com/', 'ok' ], [ 'HTTPS://Example.COM/a?b=c', 'ok' ],
@@ -446,6 +385,9 @@ my @urls = (
 	[ 'https://[::1]/', $url{ip} ], [ 'https://[::ffff:127.0.0.1]/', $url{ip} ], [ 'https://[64:ff9b::7f00:1]/', $url{ip} ],
 	[ 'https://[fe80::1%25eth0]/', $url{percent} ], [ 'https://[fe80::1%eth0]/', $url{percent} ], [ 'https://[::1/', $url{v6} ], [ 'https://[]/', $url{v6} ],
 	[ 'https://[example.com]/', $url{v6} ], [ 'https://[127.0.0.1]/', $url{v6} ], [ 'https://[::1]x/', 'the host is not valid' ], [ 'https://[v1.x]/', $url{v6} ],
+	(map { [ "https://$_/", $url{internal} ] } qw(localhost LOCALHOST a.localhost intranet metadata.google.internal printer.local
+		router.home.arpa db.localdomain x.intranet x.private x.corp x.home x.lan)),
+	[ 'https://internal.example/', 'ok' ], [ 'https://local.example.com/', 'ok' ], [ 'https://xlocal.example/', 'ok' ],
 	[ 'https://example.com/../x', $url{dots} ], [ 'https://example.com/a/./b', $url{dots} ], [ 'https://example.com/a/..', $url{dots} ],
 	[ 'https://example.com/%2e%2E/x', $url{dots} ], [ 'https://example.com/.%2e?x', $url{dots} ],
 );
@@ -495,191 +437,20 @@ check_all('URLs, some allowed', $url_cases->(
 	[ 'https://idp.internal:8443/', 'ok' ], [ 'https://IDP.INTERNAL/', 'ok' ], [ 'http://idp.internal/', $url{http} ], [ 'https://x.idp.internal:8443/', $url{port} ],
 	[ 'https://10.1.2.3:99/', 'ok' ], [ 'http://10.1.2.3/', $url{http} ], [ 'https://10.2.0.1/', $url{ip} ], [ 'https://10.9.9.9/', 'ok' ], [ 'https://10.9.9.8/', $url{ip} ],
 	[ 'https://[fd00::1]/', 'ok' ], [ 'https://8.8.8.8/', $url{ip} ], [ 'https://example.com:8443/', $url{port} ], [ 'https://127.1/', $url{lone} ],
-	[ 'http://xlocalhost/', $url{http} ],
+	[ 'http://xlocalhost/', $url{http} ], [ 'https://intranet/', 'ok' ], [ 'https://x.idp.internal/', 'ok' ],
 ));
+set_conf('conduit.egress_allow', '10.0.0.0/8');
+check_all('internal names, another network allowed', $url_cases->(
+	[ 'https://localhost/', $url{internal} ], [ 'https://idp.internal/', 'ok' ],
+));
+set_conf('conduit.egress_allow', 'intranet, a.internal');
+check_all('internal names, some allowed', $url_cases->(
+	[ 'https://intranet/', 'ok' ], [ 'https://a.internal/', 'ok' ], [ 'https://b.a.internal/', $url{internal} ], [ 'https://other/', $url{internal} ],
+));
+set_conf('conduit.egress_allow', '127.0.0.0/8, ::1/128 ,IDP.internal,10.1.0.0/16,10.9.9.9, 10.0.0.1/8, bad host, 300.1.1.1, *.x, 1.2.3.4/33, [::1], a:1,,fd00::/8');
 check_all('addresses, some allowed', map { [ $_->[0], "unit_address_allowed('$_->[0]', false)", $_->[1] ] } (
 	[ '127.0.0.1', 't' ], [ '::1', 't' ], [ '::ffff:127.0.0.1', 't' ], [ '10.1.255.255', 't' ], [ '10.2.0.0', 'f' ], [ '10.9.9.9', 't' ],
 	[ '10.0.0.1', 'f' ], [ '64:ff9b::7f00:1', 'f' ], [ 'fd00::5', 't' ], [ 'fc00::5', 'f' ], [ '169.254.169.254', 'f' ], [ '1.2.3.4', 't' ],
-));
-
-# -- Definitions. --
-
-my $key = '{"auth_type":"api_key","api_base_url":"https://api.example"}';
-my @bad_definitions = (
-	[ '{', qr/^22023 invalid connector definition \/ definition: / ],
-	[ '[]', 'definition: not an object' ],
-	[ '{"a":1,"a":2}', qr/definition: / ],
-	[ '{}', 'auth_type: missing' ],
-	[ '{"auth_type":7}', 'auth_type: not a string' ],
-	[ '{"auth_type":"oauth1"}', 'auth_type: not a known value' ],
-	[ '{"auth_type":"oauth2_code","token_url":"https://p.example"}', 'authorize_url: missing' ],
-	[ '{"auth_type":"oauth2_code","authorize_url":"https://p.example"}', 'token_url: missing' ],
-	[ '{"auth_type":"oauth2_code","authorize_url":"https://p.example","token_url":null}', 'token_url: missing' ],
-	[ '{"auth_type":"api_key","token_url":"https://p.example"}', 'token_url: has no meaning without a token endpoint' ],
-	[ '{"auth_type":"basic","client_auth":"post"}', 'client_auth: has no meaning without a token endpoint' ],
-	[ '{"auth_type":"api_key","pkce":true}', 'pkce: has no meaning without a token endpoint' ],
-	[ '{"auth_type":"api_key","dead_errors":[]}', 'dead_errors: has no meaning without a token endpoint' ],
-	[ '+"tokn_url":"https://p.example"', 'tokn_url: unknown field' ],
-	[ '+"a b\'c":1', 'definition: unknown field' ],
-	[ '+"extends":"github"', 'extends: unknown field' ],
-	[ '+"name":""', 'name: empty' ],
-	[ '+"name":7', 'name: not a string' ],
-	[ '+"name":"a\u0007"', 'name: has a control character' ],
-	[ '+"name":"' . ('n' x 101) . '"', 'name: too long' ],
-	[ '+"refresh_url":"http://p.example/t"', "refresh_url: $url{http}" ],
-	[ '+"refresh_url":"https://8.8.8.8/t"', "refresh_url: $url{ip}" ],
-	[ '+"refresh_url":"https://p.example:444/t"', "refresh_url: $url{port}" ],
-	[ '+"revoke_url":"https://u:p@p.example/t"', "revoke_url: $url{user}" ],
-	[ '+"revoke_url":["https://p.example"]', 'revoke_url: not a string' ],
-	[ '+"api_base_url":"https://{sub}.p.example"', 'api_base_url: {sub}: the variable is not declared in params' ],
-	[ '+"api_base_url":"https://{Sub}.p.example"', 'api_base_url: a brace does not enclose a variable\'s name' ],
-	[ '+"api_base_url":"https://{sub.p.example"', 'api_base_url: a brace does not enclose a variable\'s name' ],
-	[ '+"api_base_url":"https://a}.p.example"', "api_base_url: $url{char}" ],
-	[ '+"api_base_url":"{s}://p.example","params":{"s":{"pattern":"^https$"}}', qr/ api_base_url: the URL does not begin/ ],
-	[ '+"api_base_url":"https://p.example:{p}/","params":{"p":{"pattern":"^443$"}}', 'api_base_url: the port has a variable' ],
-	[ '+"client_auth":"mtls"', 'client_auth: not a known value' ],
-	[ '+"client_auth":true', 'client_auth: not a string' ],
-	[ '+"pkce":"maybe"', 'pkce: not a known value' ],
-	[ '+"pkce":1', 'pkce: not a known value' ],
-	[ '+"refresh_rotates":"supported"', 'refresh_rotates: not a known value' ],
-	[ '+"scope_separator":";"', 'scope_separator: not a known value' ],
-	[ '+"extra_authorize_params":"a"', 'extra_authorize_params: neither an object nor of the form a=b&c=d' ],
-	[ '+"extra_authorize_params":"a=b&"', 'extra_authorize_params: neither an object nor of the form a=b&c=d' ],
-	[ '+"extra_authorize_params":"a=%0"', 'extra_authorize_params: neither an object nor of the form a=b&c=d' ],
-	[ '+"extra_authorize_params":"a=1&a=2"', 'extra_authorize_params: neither an object nor of the form a=b&c=d' ],
-	[ '+"extra_authorize_params":{"a":1}', 'extra_authorize_params: a value is not a string' ],
-	[ '+"extra_authorize_params":{"state":"x"}', 'extra_authorize_params: state is set by Conduit itself' ],
-	[ '+"extra_authorize_params":{"a":"{sub}"}', 'extra_authorize_params: a variable is not declared in params' ],
-	[ '+"extra_token_params":{"grant_type":"x"}', 'extra_token_params: grant_type is set by Conduit itself' ],
-	[ '+"extra_token_params":{"refresh_token":"x"}', 'extra_token_params: refresh_token is set by Conduit itself' ],
-	[ '+"extra_token_params":{"a":"\n"}', 'extra_token_params: a value is too long or has a control character' ],
-	[ '+"extra_token_params":[]', 'extra_token_params: neither an object nor of the form a=b&c=d' ],
-	[ '+"access_token_lifetime_s":"3600"', 'access_token_lifetime_s: not an integer' ],
-	[ '+"access_token_lifetime_s":1.5', 'access_token_lifetime_s: not an integer' ],
-	[ '+"access_token_lifetime_s":-1', 'access_token_lifetime_s: out of range' ],
-	[ '+"access_token_lifetime_s":1e300', 'access_token_lifetime_s: out of range' ],
-	[ '+"refresh_token_lifetime_s":-1', 'refresh_token_lifetime_s: out of range' ],
-	[ '+"refresh_lead_s":99999999', 'refresh_lead_s: out of range' ],
-	[ '+"api_auth":"Bearer {token}"', 'api_auth: not of the form "Header: value"' ],
-	[ '+"api_auth":"Authorization: Bearer {tokn}"', 'api_auth: a variable is unknown' ],
-	[ '+"api_auth":"Authorization: Basic {base64(username:password)}"', 'api_auth: a brace does not enclose a variable\'s name' ],
-	[ '+"api_auth":"A: {token}\r\nX: y"', 'api_auth: has a control character' ],
-	[ '+"api_auth":"Host: {token}"', 'api_auth: host cannot be set' ],
-	[ '+"api_auth":"A: b; Transfer-Encoding: chunked"', 'api_auth: transfer-encoding cannot be set' ],
-	[ '+"api_auth":"A: b; "', 'api_auth: not of the form "Header: value"' ],
-	[ '+"api_auth":"?={token}"', 'api_auth: not of the form "Header: value"' ],
-	[ '+"dead_errors":"x"', 'dead_errors: not an array' ],
-	[ '+"dead_errors":[1]', 'dead_errors: an entry is not an error code' ],
-	[ '+"dead_statuses":400', 'dead_statuses: not an array' ],
-	[ '+"dead_statuses":[500]', 'dead_statuses: an entry is not a status from 400 to 499' ],
-	[ '+"dead_statuses":["400"]', 'dead_statuses: an entry is not a status from 400 to 499' ],
-	[ '+"params":[]', 'params: not an object' ],
-	[ '+"params":{"A":{"pattern":"^a$"}}', 'params: a key is not the name of a variable' ],
-	[ '+"params":{"token":{"pattern":"^a$"}}', 'params: token is the name of a credential' ],
-	[ '+"params":{"a":"^a$"}', 'params: a is not an object' ],
-	[ '+"params":{"a":{}}', 'params: a has no pattern' ],
-	[ '+"params":{"a":{"pattern":"^a$","x":"y"}}', 'params: a has an unknown key' ],
-	[ '+"params":{"a":{"pattern":1}}', 'params: a.pattern is not a string' ],
-	[ '+"params":{"a":{"pattern":"a"}}', 'params: a: the pattern is not anchored by ^ and $' ],
-	[ '+"params":{"a":{"pattern":"^(a$"}}', 'params: a: the pattern is not a valid regular expression' ],
-	[ '+"params":{"a":{"pattern":"^a)|(?:.*$"}}', 'params: a: the pattern is not a valid regular expression' ],
-	[ '+"params":{"a":{"pattern":"^(a)\\\\1$"}}', 'params: a: the pattern has a back reference' ],
-	[ '+"params":{"a":{"pattern":"^' . ('a' x 255) . '$"}}', 'params: a: the pattern is too long' ],
-	[ '+"params":{"a":{"pattern":"^a$","default":"b"}}', 'params: a: the default does not match the pattern' ],
-	[ '+"rate_limit_requests":0,"rate_limit_window_s":1', 'rate_limit_requests: out of range' ],
-	[ '+"rate_limit_requests":5', 'rate_limit_window_s: missing' ],
-	[ '+"rate_limit_window_s":5', 'rate_limit_requests: missing' ],
-	[ '+"rate_limit_window_s":"5"', 'rate_limit_window_s: not an integer' ],
-);
-check_all('definitions refused', map {
-	my ($definition, $expected) = @$_;
-	my $text = $definition =~ s/^\+// ? $with->($definition) : $definition;
-	[ substr($definition, 0, 70), 'try(' . literal('SELECT unit_connector(' . literal($text) . ')') . ')',
-		ref $expected ? $expected : "22023 invalid connector definition / $expected" ]
-} @bad_definitions);
-
-my $all = $with->(join(',',
-	'"name":"All"', '"refresh_url":"https://p.example/r"', '"revoke_url":"https://p.example/v"', '"client_auth":"basic"', '"pkce":"no"', '"scope_separator":"comma"',
-	'"extra_authorize_params":"access_type=offline&prompt=select%20account+x"', '"extra_token_params":{"a":"b"}', '"refresh_rotates":"no"',
-	'"access_token_lifetime_s":3600', '"refresh_token_lifetime_s":7200', '"refresh_lead_s":0', '"api_base_url":"https://{sub}.p.example/{v}?q={v}"',
-	'"api_auth":"Authorization: Bearer {token}; X-Sub: {sub}; ?key={api_key}"', '"dead_errors":["gone"]', '"dead_statuses":[410]',
-	'"params":{"sub":{"pattern":"^[a-z.-]+$","description":"d"},"v":{"pattern":"^.+$","default":"v1"}}', '"rate_limit_requests":5', '"rate_limit_window_s":1'));
-check_all('definitions taken', map {
-	[ $_->[0], "unit_connector(" . literal($_->[1]) . ")", $_->[2] ]
-} (
-	[ 'the least', $strict, "name=unit type=0 auth=0 pkce=1 separator=' ' rotates=1 access=0 refresh=0 lead=-1 rate=0/0" ],
-	[ 'everything', $all, "name=All type=0 auth=1 pkce=0 separator=',' rotates=0 access=3600 refresh=7200 lead=0 rate=5/1" .
-		' authorize={"access_type":"offline","prompt":"select account x"} token={"a":"b"} dead=gone dead=410' ],
-	[ 'null is absent', $with->('"name":null,"pkce":null,"dead_errors":null,"params":null'), qr/^name=unit .*pkce=1/ ],
-	[ 'unknown rotates', $with->('"refresh_rotates":"unknown","pkce":"required"'), qr/pkce=1 .*rotates=1/ ],
-	[ 'booleans', $with->('"refresh_rotates":false,"pkce":false'), qr/pkce=0 .*rotates=0/ ],
-	[ 'plus', $with->('"scope_separator":"+"'), qr/separator='\+'/ ],
-	[ 'api_key', $key, qr/type=4/ ],
-	[ 'api_key with null token fields', '{"auth_type":"api_key","token_url":null}', qr/type=4/ ],
-	[ 'basic', '{"auth_type":"basic","api_auth":"Authorization: Basic {basic}"}', qr/type=5/ ],
-	[ 'a loopback host that is allowed', '{"auth_type":"api_key","api_base_url":"http://127.0.0.1:8080/x"}', qr/type=4/ ],
-));
-check_all('slugs', map { [ $_->[0], "unit_slug_valid('$_->[0]')", $_->[1] ] } (
-	[ 'github', 't' ], [ 'a', 't' ], [ 'a-b_c9', 't' ], [ '', 'f' ], [ '9a', 'f' ], [ '-a', 'f' ], [ 'a-', 'f' ], [ 'a--b', 'f' ], [ 'a_-b', 'f' ],
-	[ 'A', 'f' ], [ 'a b', 'f' ], [ 'a' x 63, 't' ], [ 'a' x 64, 'f' ], [ 'a/b', 'f' ],
-));
-
-# -- Templates. --
-
-my $tenant = '{"auth_type":"oauth2_code","authorize_url":"https://{sub}.p.example/a","token_url":"https://{sub}.p.example/{v}/t",' .
-  '"params":{"sub":{"pattern":"^(?:[a-z0-9.-]+|.*evil.*)$"},"v":{"pattern":"^.*$","default":"v1"},"un":{"pattern":"^x|y$"}}}';
-my $token_url = 'https://{sub}.p.example/{v}/t';
-check_all('templates', map {
-	[ "$_->[0] $_->[1]", sprintf('unit_expand(%s, %s, %s)', literal($tenant), literal($_->[0]), literal($_->[1])), $_->[2] ]
-} (
-	[ $token_url, '{"sub":"acme"}', 'https://acme.p.example/v1/t' ],
-	[ $token_url, '{"sub":"a.b-c","v":"v 2/ü?#&%"}', 'https://a.b-c.p.example/v%202%2F%C3%BC%3F%23%26%25/t' ],
-	[ 'https://p.example/?q={v}', '{"v":"a&b=c"}', 'https://p.example/?q=a%26b%3Dc' ],
-	[ $token_url, '{}', '! sub: the value is missing' ],
-	[ $token_url, '{"sub":null}', '! sub: the value is missing' ],
-	[ $token_url, '{"sub":7}', '! sub: the value is not a string' ],
-	[ $token_url, '{"sub":""}', '! sub: the value is empty' ],
-	[ $token_url, '{"sub":"' . ('a' x 600) . '"}', '! sub: the value is too long' ],
-	[ $token_url, '{"sub":"a\nb"}', '! sub: the value has a control character' ],
-	[ $token_url, '{"sub":"Acme"}', '! sub: the value does not match its pattern' ],
-	(map { [ $token_url, "{\"sub\":\"$_\"}", '! sub: the value has a character that a host cannot have' ] }
-		'evil.com/', 'evil.com?', 'evil.com#', 'evil.com@', 'x@evil.com', 'evil.com:443', 'evil com', 'evil\\\\x', 'evil%2f', 'évil', '[::1]evil', 'evil_x', 'evil{v}'),
-	(map { [ $token_url, "{\"sub\":\"$_\"}", '! sub: the value is not part of a host name' ] } '.evil', 'evil.', '-evil', 'evil-', 'ev..evil'),
-	[ $token_url, '{"sub":"a","v":".."}', '! -: the path has a dot segment' ],
-	[ $token_url, '{"sub":"a","v":"."}', '! -: the path has a dot segment' ],
-	[ 'https://{sub}/', '{"sub":"127.0.0.9"}', 'https://127.0.0.9/' ],
-	[ 'https://{sub}/', '{"sub":"10.2.0.1"}', "! -: $url{ip}" ],
-	[ 'https://{sub}/', '{"sub":"2130706433"}', "! -: $url{lone}" ],
-	[ 'https://x.{sub}/', '{"sub":"127.0.0.1"}', "! -: $url{lone}" ],
-	[ 'https://{none}/', '{}', '! none: the variable is not declared in params' ],
-	[ 'https://p.example/{un}', '{"un":"x"}', 'https://p.example/x' ],
-	[ 'https://p.example/{un}', '{"un":"xz"}', '! un: the value does not match its pattern' ],
-	[ 'https://p.example/{un}', '{"un":"zy"}', '! un: the value does not match its pattern' ],
-	[ 'https://p.example/{un}', '{"un":"x\nq"}', '! un: the value has a control character' ],
-));
-check_all('params', map {
-	[ $_->[0], 'try(' . literal(sprintf('SELECT unit_check_params(%s, %s)', literal($tenant), literal($_->[0]))) . ')', $_->[1] ]
-} (
-	[ '{"sub":"acme"}', 'ok ok' ],
-	[ '{"sub":"acme","v":null}', 'ok ok' ],
-	[ '{"sub":"acme","un":"x"}', 'ok ok' ],
-	[ '{}', '22023 invalid params / sub: the value is missing' ],
-	[ '[]', '22023 invalid params / not_an_object' ],
-	[ '{"sub":7}', '22023 invalid params / sub: the value is not a string' ],
-	[ '{"sub":"acme","v":7}', '22023 invalid params / v: the value is not a string' ],
-	[ '{"sub":"acme","other":"x"}', '22023 invalid params / other: the connector declares no such variable' ],
-	[ '{"sub":"acme","se cret":"x"}', '22023 invalid params / params: a key is not the name of a variable' ],
-	[ '{"sub":"acme","un":"z"}', '22023 invalid params / un: the value does not match its pattern' ],
-	[ '{"sub":"evil/x"}', '22023 invalid params / sub: the value has a character that a host cannot have' ],
-	[ '{"sub":"acme","v":".."}', '22023 invalid params / params: the path has a dot segment' ],
-));
-check_all('token origins', map {
-	[ $_->[1], 'try(' . literal(sprintf('SELECT unit_token_origin(%s, %s)', literal($_->[0]), literal($_->[1]))) . ')', $_->[2] ]
-} (
-	[ $tenant, '{"sub":"ACME"}', 'ok https://acme.p.example:443' ],
-	[ $tenant, '{}', '22023 invalid params / sub: the value is missing' ],
-	[ $all, '{}', 'ok https://p.example:443' ],
-	[ $key, '{}', 'ok ' ],
 ));
 
 # -- HTTP. --

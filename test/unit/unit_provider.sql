@@ -1,9 +1,4 @@
 -- The functions of unit_provider.c.  :module is the module's absolute path.
-CREATE FUNCTION unit_connector(definition text, load boolean DEFAULT false) RETURNS text AS :'module' LANGUAGE C STRICT;
-CREATE FUNCTION unit_slug_valid(text) RETURNS boolean AS :'module' LANGUAGE C STRICT;
-CREATE FUNCTION unit_expand(definition text, template text, params text) RETURNS text AS :'module' LANGUAGE C STRICT;
-CREATE FUNCTION unit_check_params(definition text, params text) RETURNS text AS :'module' LANGUAGE C STRICT;
-CREATE FUNCTION unit_token_origin(definition text, params text) RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_check_url(text) RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_origin(text) RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_address_allowed(address text, host_listed boolean) RETURNS boolean AS :'module' LANGUAGE C STRICT;
