@@ -25,6 +25,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/catalogue.o src/lifecycle/claim.o \
 	src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/credential.o \
 	src/lifecycle/due.o src/lifecycle/event.o src/lifecycle/handover.o src/lifecycle/health.o src/lifecycle/key.o \
+	src/lifecycle/import.o src/lifecycle/import_match.o src/lifecycle/import_record.o \
 	src/lifecycle/rate.o src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o \
 	src/lifecycle/schedule.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
 	src/lifecycle/vend.o src/lifecycle/wait.o \
@@ -33,7 +34,7 @@ OBJS = src/conduit.o \
 	src/worker/worker.o
 
 # The parts of the extension script, in order.
-SQL_PARTS = schema profile connector client connection credential refresh rate event key health catalogue finish
+SQL_PARTS = schema profile connector client connection credential bulk refresh rate event key health catalogue finish
 
 DATA_built = conduit--$(EXTVERSION).sql
 DATA = $(wildcard $(srcdir)/sql/conduit--*--*.sql)

@@ -26,6 +26,7 @@ my @parts = (
 	[ client     => 'Clients' ],
 	[ connection => 'Connections' ],
 	[ credential => 'Storing and vending' ],
+	[ bulk       => 'Many at once' ],
 	[ refresh    => 'Refreshing' ],
 	[ rate       => 'Rate limits' ],
 	[ event      => 'Events' ],

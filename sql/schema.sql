@@ -93,6 +93,8 @@ CREATE TABLE conduit.connection (
 );
 CREATE UNIQUE INDEX connection_account_key ON conduit.connection (tenant, owner, connector, account)
 	WHERE account IS NOT NULL AND status OPERATOR(pg_catalog.<>) 'REVOKED';
+CREATE INDEX connection_revoked_idx ON conduit.connection (tenant, owner, connector, account)
+	WHERE status OPERATOR(pg_catalog.=) 'REVOKED';
 CREATE INDEX connection_owner_idx ON conduit.connection (tenant, owner, id);
 CREATE INDEX connection_needs_reauth_idx ON conduit.connection (id)
 	WHERE status OPERATOR(pg_catalog.=) 'NEEDS_REAUTH';
@@ -127,6 +129,7 @@ CREATE TABLE conduit.credential (
 	last_error		text,
 	last_error_code	text,
 	last_error_at	timestamptz,
+	imported		bytea,
 	access			bytea CHECK (pg_catalog.octet_length(access) OPERATOR(pg_catalog.<=) 1048576),
 	refresh			bytea CHECK (pg_catalog.octet_length(refresh) OPERATOR(pg_catalog.<=) 1048576)
 ) WITH (fillfactor = 80);
@@ -138,6 +141,8 @@ CREATE INDEX credential_refresh_at_idx ON conduit.credential (refresh_at, connec
 COMMENT ON TABLE conduit.credential IS 'The sealed secret of a connection: access part and refresh part apart';
 COMMENT ON COLUMN conduit.credential.due_at IS 'From when on a reader asks for a refresh: expiry less lead and jitter';
 COMMENT ON COLUMN conduit.credential.refresh_at IS 'When the worker refreshes it unasked; NULL: never';
+COMMENT ON COLUMN conduit.credential.imported IS
+	'Digest of the refresh token that conduit_import() brought last: imported again, it does not take the place of its successors';
 COMMENT ON COLUMN conduit.credential.in_doubt IS
 	'The refresh token may have been consumed by a request whose answer never came';
 

@@ -10,6 +10,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 
 #include "base/report.h"
 #include "provider/connector.h"
@@ -122,6 +123,22 @@ conduit_count_argument(FunctionCallInfo fcinfo, int n, int standard, int min, in
 		conduit_bad_argument(message, psprintf("range %d %d", min, max),
 							 "The numbers are the least and the most it may be.");
 	return count;
+}
+
+int64
+conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message)
+{
+	const Interval *span;
+	double		total;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	span = PG_GETARG_INTERVAL_P(n);
+	total = (double) span->time + span->day * (double) USECS_PER_DAY +
+		span->month * (double) DAYS_PER_MONTH * USECS_PER_DAY;
+	if (total < 0)
+		conduit_bad_argument(message, "negative", "It is a length of time.");
+	return (int64) Min(total, 100.0 * 365 * USECS_PER_DAY);
 }
 
 char *

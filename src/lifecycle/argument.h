@@ -50,6 +50,9 @@ extern char *conduit_optional_name_argument(FunctionCallInfo fcinfo, int n, cons
 /* An int argument between min and max; null means the default. */
 extern int	conduit_count_argument(FunctionCallInfo fcinfo, int n, int standard, int min, int max, const char *message);
 
+/* An interval that must not be negative, in microseconds; null means 0. */
+extern int64 conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message);
+
 /*
  * A jsonb argument that must be an object, as its text; null gives NULL.
  */

@@ -15,6 +15,7 @@
 #include "base/settings.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/commit.h"
+#include "lifecycle/rows.h"
 #include "lifecycle/store.h"
 #include "shared/roster.h"
 
@@ -26,30 +27,49 @@
 PG_FUNCTION_INFO_V1(conduit_events_after);
 
 void
-conduit_event_write(const ConduitEvent *event)
+conduit_event_write_many(const ConduitEvent *events, int n)
 {
 	static StoreQuery insert = {
 		"INSERT INTO conduit.event (at, kind, tenant, connection_id, owner, connector,"
 		" account, old_status, new_status, reason)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-		10, {TIMESTAMPTZOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		" SELECT $10, r.k, r.t, r.i, r.o, r.c, r.a, r.s, r.n, r.r"
+		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) r (k, t, i, o, c, a, s, n, r)",
+		10, {TEXTARRAYOID, TEXTARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	};
+	StoreRows	rows;
 	StoreArgs	args = {0};
 
+	if (n == 0)
+		return;
+	conduit_rows_begin(&rows, &insert, 9, n);
+	for (int i = 0; i < n; i++)
+	{
+		const ConduitEvent *event = &events[i];
+		StoreArgs	cells = {0};
+
+		conduit_arg_text(&cells, event->kind);
+		conduit_arg_text(&cells, event->tenant);
+		conduit_arg_uuid(&cells, event->connection);
+		conduit_arg_text(&cells, event->owner);
+		conduit_arg_text(&cells, event->connector);
+		conduit_arg_text(&cells, event->account);
+		conduit_arg_text(&cells, event->old_status);
+		conduit_arg_text(&cells, event->new_status);
+		conduit_arg_text(&cells, event->reason);
+		conduit_rows_add(&rows, &cells);
+	}
+	conduit_rows_args(&rows, &args);
 	conduit_arg_time(&args, conduit_now());
-	conduit_arg_text(&args, event->kind);
-	conduit_arg_text(&args, event->tenant);
-	conduit_arg_uuid(&args, event->connection);
-	conduit_arg_text(&args, event->owner);
-	conduit_arg_text(&args, event->connector);
-	conduit_arg_text(&args, event->account);
-	conduit_arg_text(&args, event->old_status);
-	conduit_arg_text(&args, event->new_status);
-	conduit_arg_text(&args, event->reason);
 	conduit_store_run(&insert, &args);
 
 	conduit_at_commit(NUDGE_EVENTS, DT_NOEND);
+}
+
+void
+conduit_event_write(const ConduitEvent *event)
+{
+	conduit_event_write_many(event, 1);
 }
 
 /* Anybody may LISTEN: ids and the kind, never an owner. */

@@ -30,8 +30,9 @@ typedef struct ConduitEvent
 	const char *reason;
 } ConduitEvent;
 
-/* conduit_event_write records an event; within conduit_store_begin and _end. */
+/* conduit_event_write records an event, conduit_event_write_many several; within conduit_store_begin and _end. */
 extern void conduit_event_write(const ConduitEvent *event);
+extern void conduit_event_write_many(const ConduitEvent *events, int n);
 
 /*
  * conduit_event_tell numbers committed events and notifies, a batch of them;

@@ -86,3 +86,30 @@ conduit_schedule_keep_alive(TimestampTz refreshed_at, TimestampTz refresh_expire
 	left = conduit_seconds_between(refreshed_at, refresh_expires_at);
 	return conduit_time_add(refresh_expires_at, -Max(left, 0) / 4);
 }
+
+TimestampTz
+conduit_schedule_spread(TimestampTz due_at, TimestampTz half_life, TimestampTz usable_until,
+						TimestampTz refresh_expires_at, double spread, TimestampTz now)
+{
+	TimestampTz from = now;
+	TimestampTz to;
+
+	if (TIMESTAMP_IS_NOEND(due_at) || spread <= 0)
+		return due_at;
+	if (due_at > now)
+	{
+		from = Max(Max(now, half_life), conduit_time_add(due_at, -spread));
+		to = due_at;
+	}
+	else if (usable_until > now)
+		return due_at;
+	else
+	{
+		to = conduit_time_add(now, spread);
+		if (!TIMESTAMP_IS_NOEND(refresh_expires_at))
+			to = Min(to, conduit_time_add(now, conduit_seconds_between(now, refresh_expires_at) / 2));
+	}
+	if (from >= to)
+		return to;
+	return conduit_time_add(from, conduit_seconds_between(from, to) * pg_prng_double(&pg_global_prng_state));
+}

@@ -35,4 +35,14 @@ extern TimestampTz conduit_schedule_retry(OutcomeClass outcome, int attempts, do
 /* When to keep an unused refresh token alive: before it expires; DT_NOEND: never. */
 extern TimestampTz conduit_schedule_keep_alive(TimestampTz refreshed_at, TimestampTz refresh_expires_at);
 
+/*
+ * conduit_schedule_spread returns when the worker is to refresh one of many
+ * that come at once.  What is not due yet is refreshed up to spread seconds
+ * earlier, though not before half_life, and never later; what is due and still
+ * usable, at once; what nobody can use any more, up to spread seconds later,
+ * while its refresh token lives: a reader who needs it sooner has it refreshed.
+ */
+extern TimestampTz conduit_schedule_spread(TimestampTz due_at, TimestampTz half_life, TimestampTz usable_until,
+										   TimestampTz refresh_expires_at, double spread, TimestampTz now);
+
 #endif							/* CONDUIT_SCHEDULE_H */

@@ -146,7 +146,19 @@ conduit_arg_time(StoreArgs *args, TimestampTz value)
 void
 conduit_arg_uuid(StoreArgs *args, const pg_uuid_t *value)
 {
-	conduit_arg(args, UUIDPGetDatum(value));
+	if (value == NULL)
+		conduit_arg_null(args);
+	else
+		conduit_arg(args, UUIDPGetDatum(value));
+}
+
+void
+conduit_arg_jsonb(StoreArgs *args, const Jsonb *value)
+{
+	if (value == NULL)
+		conduit_arg_null(args);
+	else
+		conduit_arg(args, PointerGetDatum(value));
 }
 
 void

@@ -20,6 +20,7 @@
 #include "base/compat.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
+#include "utils/jsonb.h"
 #include "utils/uuid.h"
 
 #define CONDUIT_MAX_QUERY_ARGS 28
@@ -64,7 +65,8 @@ extern void conduit_arg_text(StoreArgs *args, const char *value);	/* NULL: null 
 extern void conduit_arg_utf8(StoreArgs *args, const char *value);	/* null also if it has no
 																	 * form in the server's encoding */
 extern void conduit_arg_time(StoreArgs *args, TimestampTz value);	/* DT_NOEND: null */
-extern void conduit_arg_uuid(StoreArgs *args, const pg_uuid_t *value);
+extern void conduit_arg_uuid(StoreArgs *args, const pg_uuid_t *value);	/* NULL: null */
+extern void conduit_arg_jsonb(StoreArgs *args, const Jsonb *value); /* NULL: null */
 extern void conduit_arg_bytea(StoreArgs *args, const bytea *value); /* NULL: null */
 
 /* A text in the server's encoding, or NULL if it has no form there. */

@@ -110,6 +110,7 @@ conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *conne
 		conduit_key_raise(status, NULL);
 	stored->place = place;
 	stored->generation = generation;
+	stored->imported = NULL;
 	stored->kind = conduit_handover_kind(connector);
 	stored->issued_at = grant->issued_at;
 	stored->expires_at = grant->expires_at;
@@ -131,20 +132,20 @@ conduit_storing_write(const StoredGrant *stored, int n)
 	static StoreQuery upsert = {
 		"INSERT INTO conduit.credential (connection_id, generation, expires_at, due_at, refresh_at, issued_at,"
 		" refresh_expires_at, lifetime, status, kind, tenant, owner, connector, origin, token_type, scope,"
-		" access, refresh)"
-		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.a, r.b"
-		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
-		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, a, b)"
+		" access, refresh, imported)"
+		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.a, r.b, r.m"
+		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, a, b, m)"
 		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
 		" expires_at = EXCLUDED.expires_at, due_at = EXCLUDED.due_at, refresh_at = EXCLUDED.refresh_at,"
 		" issued_at = EXCLUDED.issued_at, refreshed_at = NULL, refresh_expires_at = EXCLUDED.refresh_expires_at,"
 		" lifetime = EXCLUDED.lifetime, status = EXCLUDED.status, kind = EXCLUDED.kind, origin = EXCLUDED.origin,"
 		" token_type = EXCLUDED.token_type, scope = EXCLUDED.scope, access = EXCLUDED.access,"
-		" refresh = EXCLUDED.refresh, next_attempt_at = NULL, attempts = 0, in_doubt = false,"
+		" refresh = EXCLUDED.refresh, imported = COALESCE(EXCLUDED.imported, credential.imported), next_attempt_at = NULL, attempts = 0, in_doubt = false,"
 		" last_error = NULL, last_error_code = NULL, last_error_at = NULL",
-		17, {UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+		18, {UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
 			TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID}
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID}
 	};
 	StoreRows	rows;
 	StoreArgs	args = {0};
@@ -173,6 +174,7 @@ conduit_storing_write(const StoredGrant *stored, int n)
 		conduit_arg_utf8(&cells, row->scope);
 		conduit_arg_bytea(&cells, row->access);
 		conduit_arg_bytea(&cells, row->refresh);
+		conduit_arg_bytea(&cells, row->imported);
 		conduit_rows_add(&rows, &cells);
 		earliest = Min(earliest, row->refresh_at);
 	}

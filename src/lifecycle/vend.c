@@ -46,17 +46,6 @@ enum
 	VEND_NUM_COLUMNS
 };
 
-static int64
-interval_microseconds(const Interval *span)
-{
-	double		total = (double) span->time + span->day * (double) USECS_PER_DAY +
-		span->month * (double) DAYS_PER_MONTH * USECS_PER_DAY;
-
-	if (total < 0)
-		conduit_bad_argument("invalid min_ttl", "negative", "It is how long the token must live at least.");
-	return (int64) Min(total, 100.0 * 365 * USECS_PER_DAY);
-}
-
 static bool
 scope_granted(const char *granted, const char *wanted, int length)
 {
@@ -201,7 +190,7 @@ conduit_vend(PG_FUNCTION_ARGS)
 {
 	char	   *owner = conduit_owner_argument(fcinfo, 0);
 	const pg_uuid_t *id = conduit_connection_argument(fcinfo, 1);
-	int64		min_ttl = PG_ARGISNULL(2) ? 0 : interval_microseconds(PG_GETARG_INTERVAL_P(2));
+	int64		min_ttl = conduit_interval_argument(fcinfo, 2, "invalid min_ttl");
 	char	   *tenant = conduit_tenant_argument(fcinfo, 4);
 	TimestampTz now = conduit_now();
 	char		key_id[CONDUIT_KEY_ID_LEN + 1];

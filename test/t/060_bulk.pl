@@ -1,0 +1,234 @@
+# Many at once: import, vend_many; and a secret that leaves, sealed for somebody else.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use Conduit::Cluster;
+use Conduit::Provider;
+use JSON::PP ();
+use Test::More;
+use Time::HiRes qw(time);
+
+my $provider = Conduit::Provider->start('scripted');
+my $cluster = Conduit::Cluster->new('main');
+my $wire = $cluster->wire;
+my $json = JSON::PP->new->canonical->allow_nonref;
+
+# Imports records (hashes, or JSON text); returns [connection_id, error] of each.
+sub import_into
+{
+	my ($slug, $records, @more) = @_;
+	my $text = ref $records ? $json->encode($records) : $records;
+	my $answer = $wire->query('SELECT ordinal, connection_id, error FROM conduit_import($1, $2, $3, $4)', $slug, $text, @more[ 0, 1 ]);
+
+	return $answer->{error} if $answer->{error};
+	my @ordinals = map { $_->[0] } @{ $answer->{rows} };
+	die "ordinals out of order: @ordinals" if "@ordinals" ne join(' ', 1 .. @ordinals);
+	return [ map { [ @$_[ 1, 2 ] ] } @{ $answer->{rows} } ];
+}
+
+sub errors { return join(', ', map { $_->[1] // 'good' } @{ $_[0] }); }
+
+# What an import that fails as a whole says.
+sub failure
+{
+	my ($answer) = @_;
+	return join('|', map { $_ // '' } @$answer{qw(C M D)}) if ref $answer eq 'HASH';
+	return 'no error';
+}
+
+sub row
+{
+	my ($columns, $id) = @_;
+	return $cluster->sql("SELECT $columns FROM conduit.connection n LEFT JOIN conduit.credential c ON c.connection_id = n.id WHERE n.id = '$id'");
+}
+
+sub kinds { return $cluster->sql("SELECT COALESCE(string_agg(kind, ' ' ORDER BY id), '') FROM conduit.event WHERE connection_id = '$_[0]'"); }
+
+# ---- import ----
+
+$cluster->connector('plain', token_url => $provider->url . '/token/plain');
+$cluster->sql(q{SELECT conduit_set_client('plain', 'older', 'its secret'), conduit_set_client('plain', 'cid', 'secret');
+	SELECT conduit_register_connector('key', '{"auth_type": "api_key"}');
+	SELECT conduit_register_connector('regional', format('{"auth_type": "oauth2_code", "authorize_url": "https://p.example.com/a",
+		"token_url": "https://{region}.example.com/token", "params": {"region": {"pattern": "^[a-z]{2}$"}}}')::jsonb)});
+
+my @grants = $provider->issue(4, expires_in => 3600);
+my $records = [
+	{ owner => 'alice', account => 'a1', secret => $grants[0], metadata => { n => 1 } },
+	{ owner => 'alice', account => 'a2', secret => $grants[1], client_id => 'older' },
+	{ owner => 'bob', secret => $grants[2] },
+];
+my $first = import_into('plain', $records);
+is(errors($first), 'good, good, good', 'records become connections');
+my @ids = map { $_->[0] } @$first;
+like($cluster->vend('alice', $ids[0]), qr/^at-\d+-1$/, 'whose token is vended');
+is($cluster->sql("SELECT count(DISTINCT id) FROM conduit.connection WHERE id IN ('$ids[0]', '$ids[1]', '$ids[2]')"), 3, 'each its own');
+is(row('n.owner, n.account, n.client_id, n.metadata, n.status, c.generation, c.refresh_at = c.due_at', $ids[0]), 'alice|a1|cid|{"n": 1}|ACTIVE|1|t', 'with all that the record says, under the current client');
+is(row('n.client_id', $ids[1]), 'older', 'or under the one it names');
+is(row('n.account IS NULL', $ids[2]), 't', 'an account need not be known');
+is(kinds($ids[0]), 'created authorized', 'events are those of two calls');
+
+# Again: the same connections; what is stored by then is at least as new.
+is_deeply(import_into('plain', $records), $first, 'imported again they are the same connections');
+is($cluster->sql('SELECT count(*) FROM conduit.connection'), 3, 'and no others');
+is(row('c.generation', $ids[0]), 1, 'nor is anything stored anew');
+is($cluster->sql("SELECT generation FROM conduit_refresh('alice', '$ids[0]')"), 2, 'a refresh token is used');
+import_into('plain', $records);
+is(row('c.generation', $ids[0]), 2, 'imported once more, it does not take the place of its successor');
+is($cluster->sql("SELECT generation FROM conduit_refresh('alice', '$ids[0]')"), 3, 'which is good');
+is($provider->counts('/token/plain')->{reuse}, 0, 'no used token has been sent');
+import_into('plain', [ { %{ $records->[0] }, metadata => { n => 2 } } ]);
+is(row('n.metadata, c.generation', $ids[0]), '{"n": 2}|3', 'metadata is renewed all the same');
+
+# Another token renews; one that died is replaced even by itself.
+my ($newer) = $provider->issue(1, expires_in => 3600);
+is_deeply(import_into('plain', [ { owner => 'alice', account => 'a1', secret => $newer } ]), [ [ $ids[0], undef ] ], 'another token is for the same connection');
+is(row('n.metadata, n.client_id, c.generation', $ids[0]), '{"n": 2}|cid|4', 'and renews it; what the record does not say is left');
+is(kinds($ids[0]), 'created authorized', 'without an event');
+$provider->revoke(refresh_token => $newer->{refresh_token});
+$cluster->error("SELECT conduit_refresh('alice', '$ids[0]')");
+is(row('n.status', $ids[0]), 'NEEDS_REAUTH', 'a connection that needs re-authorization');
+import_into('plain', [ { owner => 'alice', account => 'a1', secret => $newer } ]);
+is(row('n.status, c.status, c.generation', $ids[0]), 'ACTIVE|ACTIVE|5', 'takes what there is');
+is(kinds($ids[0]), 'created authorized needs_reauth recovered', 'and has recovered');
+
+# Without an account: the owner's own one without, and where it went before, but never another account's.
+is_deeply(import_into('plain', [ { owner => 'bob', secret => $grants[3] } ]), [ [ $ids[2], undef ] ], 'a record without an account is for the connection without one');
+$cluster->sql("SELECT conduit_update_connection('bob', '$ids[2]', account => 'learned')");
+is_deeply(import_into('plain', [ { owner => 'bob', secret => $grants[3] } ]), [ [ $ids[2], undef ] ], 'also when that has learned its account since');
+my ($others) = $provider->issue(1, expires_in => 3600);
+my $unknown = import_into('plain', [ { owner => 'bob', secret => $others } ]);
+isnt($unknown->[0][0], $ids[2], "tokens of an account that is not known do not take another account's place");
+is(row('c.generation', $ids[2]), 2, 'which is untouched');
+$cluster->sql("SELECT conduit_create_connection('bob', 'plain')");
+is(errors(import_into('plain', [ { owner => 'bob', secret => $grants[0] } ])), 'several', 'where there are several without an account, none is meant');
+$cluster->sql("SELECT conduit_create_connection('carol', 'plain', 'c1')");
+my $carol = import_into('plain', [ { owner => 'carol', account => 'c1', secret => $others } ]);
+is(kinds($carol->[0][0]), 'created authorized', 'a connection that had no credential is authorized');
+
+# What is bad is a row with an error, and stops nobody.
+my $canary = 'canary-5391';
+my @bad = (
+	[ 'not_an_object', '1' ], [ 'not_an_object', '"' . $canary . '"' ], [ 'json', '{"owner": ' . $canary . '}' ],
+	[ 'json', '{"owner": "a", "owner": "b"}' ], [ 'json', "{\"owner\": \"\\ud800\"}" ], [ 'unknown_key', '{"owner": "a", "' . $canary . '": 1}' ],
+	[ 'owner blank', { secret => {} } ], [ 'owner blank', { owner => ' ', secret => {} } ], [ 'owner not_a_string', { owner => 5.5 } ], [ 'owner not_a_string', { owner => JSON::PP::true } ],
+	[ 'owner control_character', { owner => "a\nb" } ], [ 'owner too_long 1024', { owner => 'x' x 1025 } ],
+	[ 'account not_a_string', { owner => 'a', account => [] } ], [ 'account too_long 1024', { owner => 'a', account => 'x' x 1025 } ],
+	[ 'client_id not_a_string', { owner => 'a', client_id => {} } ], [ 'client_id unknown', { owner => 'a', client_id => $canary, secret => $grants[0] } ],
+	[ 'params not_an_object', { owner => 'a', params => $canary } ], [ 'params bad_value', { owner => 'a', params => { $canary => 'x' } } ],
+	[ 'metadata not_an_object', { owner => 'a', metadata => [] } ], [ 'metadata bad_value', '{"owner": "a", "metadata": {"n": 1e400000}}' ],
+	[ 'metadata too_long 65536', { owner => 'a', metadata => { x => 'x' x 65536 } } ],
+	[ 'secret missing', { owner => 'a' } ], [ 'secret missing', { owner => 'a', secret => undef } ],
+	[ 'secret not_an_object', { owner => 'a', secret => $canary } ], [ 'secret no_token', { owner => 'a', secret => { $canary => 1 } } ],
+	[ 'secret token_control_character', { owner => 'a', secret => { access_token => "$canary\n" } } ],
+	[ 'too_long 262144', { owner => 'a', secret => { access_token => 'x' x 300000 } } ],
+	[ 'duplicate', { owner => 'good', account => 'g', secret => { access_token => 'second' } } ]);
+my $good = { owner => 'good', account => 'g', secret => { access_token => 'first' } };
+my $result = import_into('plain', '[' . join(",\n ", $json->encode($good), map { ref $_->[1] ? $json->encode($_->[1]) : $_->[1] } @bad) . ' ]');
+is($result->[0][1], undef, 'a good record among bad ones is imported');
+is($cluster->vend('good', $result->[0][0]), 'first', 'of two for one connection the first one');
+is($result->[ $_ + 1 ][1], $bad[$_][0], "record $_: $bad[$_][0]") foreach 0 .. $#bad;
+is_deeply([ map { $_->[0] } @$result[ 1 .. $#$result ] ], [ (undef) x @bad ], 'and has no connection');
+unlike($json->encode($result), qr/canary/, 'no error repeats what a record says');
+is($cluster->sql("SELECT count(*) FROM conduit.connection WHERE owner = 'a'"), 0, 'nothing came of them');
+
+# A bad record before a good one for the same connection is not in its way.
+$result = import_into('plain', [ { owner => 'dora', account => 'd', secret => {} }, { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ]);
+is(errors($result), 'secret no_token, good', 'what cannot be imported is no duplicate');
+
+# An owner's revocation stands.
+$cluster->sql("SELECT conduit_revoke_connection('dora', '$result->[1][0]')");
+is(errors(import_into('plain', [ { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ])), 'revoked', 'a revoked connection is not made again');
+my $fresh = $cluster->sql("SELECT conduit_create_connection('dora', 'plain', 'd')");
+is_deeply(import_into('plain', [ { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ]), [ [ $fresh, undef ] ], 'unless somebody creates it');
+
+# As a whole.
+foreach my $case (
+	[ '{}', 'json' ], [ '', 'json' ], [ '[', 'json' ], [ '[1', 'json' ], [ '[1,]', 'json' ], [ '[,1]', 'json' ], [ '[1] 2', 'json' ],
+	[ '[1}', 'json' ], [ '["a]', 'json' ], [ undef, 'null' ], [ '[' . join(',', (1) x 10001) . ']', 'too_many 10000' ])
+{
+	my ($text, $code) = @$case;
+	is(failure(import_into('plain', $text)), "22023|invalid records|$code", 'no array of records: ' . (defined $text ? substr($text, 0, 8) : 'null'));
+}
+is(errors(import_into('plain', '[]')), '', 'of none nothing comes');
+is(errors(import_into('plain', " [ 1 , [\"],\\\"\"] ,\t{\"a\": \"}\"} ]\n")), 'not_an_object, not_an_object, unknown_key', 'records are found by brackets and quotes');
+is(failure(import_into('nowhere', '[]')), '22023|unknown connector|unknown_connector', 'the connector must be there');
+is(failure(import_into('plain', '[]', '-1 hour')), '22023|invalid spread|negative', 'and spread not negative');
+
+# Other kinds, URL templates, tenants.
+is(errors(import_into('key', [ { owner => 'a', account => 'k', secret => { apiKey => 'the key' } }, { owner => 'b', secret => { api_key => 'k', note => 1 } },
+	{ owner => 'c', client_id => 'cid', secret => { api_key => 'k' } } ])), 'good, secret unknown_key, client_id unexpected', 'API keys');
+my $regional = import_into('regional', [ { owner => 'a', account => 'r', params => { region => 'eu' }, secret => $grants[0] },
+	{ owner => 'b', account => 'r', secret => $grants[0] }, { owner => 'c', params => { region => 'EU' }, secret => $grants[0] } ]);
+is(errors($regional), 'good, params missing, params bad_value', 'params');
+is(row('c.origin, n.params, n.client_id IS NULL', $regional->[0][0]), 'https://eu.example.com:443|{"region": "eu"}|t', 'say where a credential belongs');
+import_into('regional', [ { owner => 'a', account => 'r', params => { region => 'us' }, secret => $grants[0] } ]);
+is(row('c.origin, n.params', $regional->[0][0]), 'https://us.example.com:443|{"region": "us"}', 'and change it with the credential');
+my $tenant = import_into('plain', [ { owner => 'alice', account => 'a1', secret => { access_token => 'theirs' } } ], undef, 't2');
+isnt($tenant->[0][0], $ids[0], "another tenant's connection is another one");
+is($cluster->vend('alice', $tenant->[0][0], "tenant => 't2'"), 'theirs', 'and is vended there');
+
+# Spread: not due, due, expired, without an expiry.
+my @spread = map { { owner => 'spread', account => $_, secret => { access_token => 't', refresh_token => "r$_" } } } 1 .. 40;
+$_->{secret}{expires_in} = 36000 foreach @spread[ 0 .. 9 ];
+$_->{secret}{expires_at} = time + 60 foreach @spread[ 10 .. 19 ];
+$_->{secret}{expires_at} = time - 60 foreach @spread[ 20 .. 29 ];
+delete $_->{secret}{access_token} foreach @spread[ 30 .. 39 ];
+$cluster->setting('conduit.refresh_enabled', 'off');
+is(errors(import_into('plain', \@spread, '1 hour')), join(', ', ('good') x 40), 'many that would be due together');
+my $when = sub {
+	my ($from, $to) = @_;
+	return $cluster->sql(qq{SELECT count(DISTINCT refresh_at), bool_and($_[2]) FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id
+		WHERE n.owner = 'spread' AND n.account::int BETWEEN $from AND $to});
+};
+is($when->(1, 10, 'refresh_at BETWEEN due_at - interval \'1 hour\' AND due_at AND refresh_at > now()'), '10|t', 'what is not due is refreshed earlier, and never later');
+is($when->(11, 20, 'refresh_at = due_at AND due_at <= now()'), '10|t', 'what is due and good is refreshed at once');
+is($when->(21, 30, 'refresh_at BETWEEN now() AND now() + interval \'1 hour\' AND due_at <= now()'), '10|t', 'what has expired, later');
+is($when->(31, 40, 'refresh_at BETWEEN now() AND now() + interval \'1 hour\' AND due_at <= now()'), '10|t', 'and what never was there');
+$cluster->sql("DELETE FROM conduit.credential c USING conduit.connection n WHERE n.id = c.connection_id AND n.owner = 'spread'");
+$cluster->setting('conduit.refresh_enabled', 'on');
+
+# Those who import the same at the same time.
+{
+	my $other = $cluster->wire;
+	my $text = $json->encode([ map { { owner => 'both', account => $_, secret => { access_token => "t$_" } } } 1 .. 20 ]);
+	my $backwards = $json->encode([ map { { owner => 'both', account => $_, secret => { access_token => "t$_" } } } reverse 11 .. 30 ]);
+	my $import = 'SELECT connection_id, error FROM conduit_import($1, $2)';
+
+	$wire->simple('BEGIN');
+	my $mine = $wire->query($import, 'plain', $text);
+	$other->send($import, 'plain', $backwards);
+	ok($cluster->poll("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%conduit_import%'"), 'an import waits for another one of the same');
+	$wire->simple('COMMIT');
+	my $theirs = $other->receive;
+	is(join(' ', grep { defined } map { $_->[1] } @{ $theirs->{rows} }), '', 'and finds what that has made');
+	is_deeply([ map { $_->[0] } @{ $theirs->{rows} }[ 10 .. 19 ] ], [ reverse map { $_->[0] } @{ $mine->{rows} }[ 10 .. 19 ] ], 'the same connections');
+	is($cluster->sql("SELECT count(*), sum(generation) FROM conduit.connection JOIN conduit.credential ON connection_id = id WHERE connection.owner = 'both'"), '30|40', 'each once');
+
+	# Without accounts no index helps.
+	$text = $json->encode([ { owner => 'neither', secret => { access_token => 't' } } ]);
+	$wire->simple('BEGIN');
+	$mine = $wire->query($import, 'plain', $text);
+	$other->send($import, 'plain', $text);
+	ok($cluster->poll("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%conduit_import%'"), 'also without accounts');
+	$wire->simple('COMMIT');
+	is_deeply($other->receive->{rows}, $mine->{rows}, 'there is one connection');
+}
+
+# Large ones.
+{
+	my @many = map { { owner => 'o' . $_ % 1000, account => "m$_", secret => { access_token => "at$_", refresh_token => "rt$_", expires_in => 86400 } } } 1 .. 10000;
+	my $text = $json->encode(\@many);
+	my $start = time;
+	my $result = import_into('plain', $text);
+	note(sprintf('10000 records in %.1f s', time - $start));
+	is(scalar(grep { !defined $_->[1] } @$result), 10000, 'ten thousand in a call');
+	is($cluster->sql("SELECT count(*) FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id WHERE n.account LIKE 'm%'"), 10000, 'are there');
+	is($cluster->vend('o7', $result->[6][0]), 'at7', 'in their order');
+	is_deeply(import_into('plain', $text), $result, 'and come to the same again');
+	is($cluster->sql("SELECT count(*) FROM conduit.event e JOIN conduit.connection n ON n.id = e.connection_id WHERE n.account LIKE 'm%'"), 20000, 'without further events');
+}
+
+$cluster->stop;
+done_testing();
