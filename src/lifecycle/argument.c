@@ -126,7 +126,7 @@ conduit_count_argument(FunctionCallInfo fcinfo, int n, int standard, int min, in
 }
 
 int64
-conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message)
+conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message, const char *hint)
 {
 	const Interval *span;
 	double		total;
@@ -137,7 +137,7 @@ conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message)
 	total = (double) span->time + span->day * (double) USECS_PER_DAY +
 		span->month * (double) DAYS_PER_MONTH * USECS_PER_DAY;
 	if (total < 0)
-		conduit_bad_argument(message, "negative", "It is a length of time.");
+		conduit_bad_argument(message, "negative", hint);
 	return (int64) Min(total, 100.0 * 365 * USECS_PER_DAY);
 }
 

@@ -51,7 +51,7 @@ extern char *conduit_optional_name_argument(FunctionCallInfo fcinfo, int n, cons
 extern int	conduit_count_argument(FunctionCallInfo fcinfo, int n, int standard, int min, int max, const char *message);
 
 /* An interval that must not be negative, in microseconds; null means 0. */
-extern int64 conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message);
+extern int64 conduit_interval_argument(FunctionCallInfo fcinfo, int n, const char *message, const char *hint);
 
 /*
  * A jsonb argument that must be an object, as its text; null gives NULL.

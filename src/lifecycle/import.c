@@ -492,7 +492,8 @@ conduit_import(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(1))
 		conduit_bad_argument("invalid records", "null", "Pass them as JSON text, in a bound parameter.");
-	import.spread = conduit_interval_argument(fcinfo, 2, "invalid spread") / (double) USECS_PER_SEC;
+	import.spread = conduit_interval_argument(fcinfo, 2, "invalid spread",
+											  "It is how long refreshes are spread over.") / (double) USECS_PER_SEC;
 	import.tenant = conduit_tenant_argument(fcinfo, 3);
 	import.now = conduit_now();
 	InitMaterializedSRF(fcinfo, 0);

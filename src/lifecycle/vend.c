@@ -190,7 +190,8 @@ conduit_vend(PG_FUNCTION_ARGS)
 {
 	char	   *owner = conduit_owner_argument(fcinfo, 0);
 	const pg_uuid_t *id = conduit_connection_argument(fcinfo, 1);
-	int64		min_ttl = conduit_interval_argument(fcinfo, 2, "invalid min_ttl");
+	int64		min_ttl = conduit_interval_argument(fcinfo, 2, "invalid min_ttl",
+												"It is how long the token must live at least.");
 	char	   *tenant = conduit_tenant_argument(fcinfo, 4);
 	TimestampTz now = conduit_now();
 	char		key_id[CONDUIT_KEY_ID_LEN + 1];
