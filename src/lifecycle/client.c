@@ -21,6 +21,7 @@
 #include "lifecycle/credential.h"
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
+#include "provider/assertion.h"
 #include "shared/roster.h"
 
 #define MAX_REDIRECT_URIS 32
@@ -44,7 +45,8 @@ template_origin(const char *url)
 /*
  * The origin a client's secret is bound to: those of all endpoints it is sent
  * to, each once, with what the variables in them may be.  A connector one of
- * whose endpoints is moved to other hosts can no longer open the secret.
+ * whose endpoints is moved to other hosts can no longer open the secret.  Nor
+ * can one that would send a private key where it signed with it.
  */
 static char *
 client_origin(const ConduitConnector *connector)
@@ -82,6 +84,8 @@ client_origin(const ConduitConnector *connector)
 		if (used)
 			appendStringInfo(&text, " %s=%s", param->key, pattern ? pattern : "");
 	}
+	if (connector->client_auth == CLIENT_AUTH_PRIVATE_KEY_JWT)
+		appendStringInfoString(&text, " private_key_jwt");
 	return text.data;
 }
 
@@ -330,6 +334,30 @@ try_again(const char *connector, const char *tenant)
 		conduit_at_commit(NUDGE_DUE, DT_NOBEGIN);
 }
 
+/* The connector has use for a client, and for what is given as its secret. */
+static void
+check_client_secret(const ConduitConnector *connector, text *client_secret)
+{
+	const char *expected;
+
+	if (!conduit_connector_takes_client(connector))
+		conduit_bad_argument("connector takes no client", "auth_type",
+							 "Only connectors that name a client to a token endpoint are used under one.");
+	if (client_secret == NULL)
+	{
+		if (conduit_connector_needs_secret(connector))
+			conduit_bad_argument("invalid client_secret", "blank",
+								 "This connector authenticates its client with a secret.");
+		return;
+	}
+	if (connector->client_auth != CLIENT_AUTH_PRIVATE_KEY_JWT)
+		return;
+	expected = conduit_assertion_check_key(VARDATA_ANY(client_secret), VARSIZE_ANY_EXHDR(client_secret),
+										   connector->signing_algorithm);
+	if (expected != NULL)
+		conduit_bad_argument("invalid client_secret", "private_key", expected);
+}
+
 /* conduit_set_client(connector, client_id, client_secret, redirect_uris, tenant) */
 Datum
 conduit_set_client(PG_FUNCTION_ARGS)
@@ -353,12 +381,7 @@ conduit_set_client(PG_FUNCTION_ARGS)
 
 	conduit_store_begin(&scope);
 	connector = conduit_catalogue_require(slug, true);
-	if (!conduit_connector_takes_client(connector))
-		conduit_bad_argument("connector takes no client", "auth_type",
-							 "Only connectors that name a client to a token endpoint are used under one.");
-	if (client_secret == NULL && conduit_connector_needs_secret(connector))
-		conduit_bad_argument("invalid client_secret", "blank",
-							 "This connector authenticates its client with a secret.");
+	check_client_secret(connector, client_secret);
 	client = upsert_client(tenant, slug, client_id, redirect_uris, PG_ARGISNULL(3));
 	if (client_secret != NULL)
 		add_secret(&client, tenant, connector, client_secret);

@@ -113,6 +113,13 @@ check_signing(const DefinitionReader *reader)
 }
 
 static void
+check_revocation(const ConduitConnector *connector)
+{
+	if (connector->client_auth == CLIENT_AUTH_PRIVATE_KEY_JWT && connector->revoke_auth == REVOKE_AUTH_BASIC)
+		conduit_field_refuse("revoke_auth", "would send the private key", "With private_key_jwt it is client, token or none.");
+}
+
+static void
 check_bodies(const ConduitConnector *connector)
 {
 	const char *hint = "A GET request has no body; its parameters stand in the URL.";
@@ -245,7 +252,7 @@ check_requests(const DefinitionReader *reader)
 	}
 }
 
-/* Who authenticates in the Authorization header has it to itself. */
+/* Who authenticates in the Authorization header has it to itself; a private key is never sent. */
 static void
 check_token_headers(const ConduitConnector *connector)
 {
@@ -253,6 +260,9 @@ check_token_headers(const ConduitConnector *connector)
 
 	for (; header != NULL; header = header->next)
 	{
+		if (connector->client_auth == CLIENT_AUTH_PRIVATE_KEY_JWT &&
+			conduit_text_has_variable(header->text, "client_secret"))
+			conduit_field_refuse("token_headers", "would send the private key", NULL);
 		if (pg_strcasecmp(header->key, "authorization") == 0 &&
 			(connector->client_auth != CLIENT_AUTH_NONE || connector->jwt_in_header ||
 			 connector->auth_type == AUTH_BEARER_RENEW))
@@ -400,6 +410,7 @@ conduit_connector_check(const DefinitionReader *reader)
 	check_bodies(connector);
 	check_requests(reader);
 	check_token_headers(connector);
+	check_revocation(connector);
 	check_scopes(connector);
 	check_redirect(connector);
 	check_filled_variables(connector);

@@ -462,6 +462,8 @@ my @bad = (
 		[ '{"Authorization":"x"}', 'authorization is set by Conduit itself' ],
 		(map { [ "{\"$_\":\"x\"}", lc($_) . ' cannot be set' ] } qw(Host connection Content-Length Content-Type Transfer-Encoding Expect TE Trailer Upgrade Keep-Alive Proxy-Authorization Proxy-Connection
 			Accept Accept-Encoding Cookie User-Agent))),
+	[ 'C', "$key_jwt,\"token_headers\":{\"X\":\"a{client_secret}\"}", 'token_headers: would send the private key' ],
+	[ 'C', "$key_jwt,\"revoke_auth\":\"basic\"", 'revoke_auth: would send the private key' ],
 	[ 'C', '"client_auth":"basic","token_headers":{"AUTHORIZATION":"x"}', 'token_headers: authorization is set by Conduit itself' ],
 	[ 'J', '"jwt_in":"authorization","token_headers":{"Authorization":"x"}', 'token_headers: authorization is set by Conduit itself' ],
 	[ 'R', '"token_headers":{"Authorization":"x"}', 'token_headers: authorization is set by Conduit itself' ],
