@@ -151,6 +151,27 @@ conduit_warn(ConduitError error, const char *detail)
 			 errhidecontext(true)));
 }
 
+const char *
+conduit_error_state(ConduitError error)
+{
+	return unpack_sql_state(error_texts[error].sqlstate);
+}
+
+const char *
+conduit_error_message(ConduitError error)
+{
+	return error_texts[error].message;
+}
+
+void
+conduit_report_problem(const ConduitProblem *problem)
+{
+	if (problem->level == PROBLEM_ERROR)
+		conduit_raise(problem->error, problem->detail);
+	if (problem->level == PROBLEM_WARNING)
+		conduit_warn(problem->error, problem->detail);
+}
+
 void
 conduit_bad_argument(const char *message, const char *detail, const char *hint)
 {

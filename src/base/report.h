@@ -45,6 +45,29 @@ pg_noreturn extern void conduit_raise(ConduitError error, const char *detail);
 /* conduit_warn sends the same text as a WARNING to the client. */
 extern void conduit_warn(ConduitError error, const char *detail);
 
+/* The SQLSTATE and the message of an error, for who reports it as a value. */
+extern const char *conduit_error_state(ConduitError error);
+extern const char *conduit_error_message(ConduitError error);
+
+/*
+ * What stands in the way of a result, for who must not raise it at once: an
+ * error, or a warning that goes with the result.
+ */
+typedef struct ConduitProblem
+{
+	enum
+	{
+		PROBLEM_NONE,
+		PROBLEM_WARNING,
+		PROBLEM_ERROR
+	}			level;
+	ConduitError error;
+	const char *detail;			/* or NULL */
+} ConduitProblem;
+
+/* conduit_report_problem raises an error, sends a warning or does nothing. */
+extern void conduit_report_problem(const ConduitProblem *problem);
+
 /*
  * conduit_bad_argument throws 22023.  message is a constant ("invalid owner"),
  * detail NULL or free of input beyond names that the caller chose as

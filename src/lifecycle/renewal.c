@@ -21,33 +21,59 @@
 #include "lifecycle/wait.h"
 #include "shared/stats.h"
 
+static bool
+fail(ConduitProblem *problem, ConduitError error, const char *detail)
+{
+	problem->level = PROBLEM_ERROR;
+	problem->error = error;
+	problem->detail = detail;
+	return false;
+}
+
 /*
  * There is no credential for this owner: say what the connection is.  A
  * foreign connection takes the same look-ups as one that does not exist.
  */
-pg_noreturn static void
-raise_missing(const pg_uuid_t *connection, const char *owner, const char *tenant)
+static bool
+find_missing(const pg_uuid_t *connection, const char *owner, const char *tenant, ConduitProblem *problem)
 {
 	StoreScope	scope;
 	char	   *status;
+	bool		there;
+	bool		revoked;
 
 	conduit_store_begin(&scope);
 	status = conduit_connection_status(connection, owner, tenant);
-	if (status == NULL)
-		conduit_raise(CONDUIT_ERR_CONNECTION_NOT_FOUND, NULL);
-	if (strcmp(status, "REVOKED") == 0)
-		conduit_raise(CONDUIT_ERR_REVOKED, "revoked");
-	conduit_raise(CONDUIT_ERR_CREDENTIAL_NOT_FOUND, NULL);
+	there = status != NULL;
+	revoked = there && strcmp(status, "REVOKED") == 0;
+	conduit_store_end(&scope);
+	if (!there)
+		return fail(problem, CONDUIT_ERR_CONNECTION_NOT_FOUND, NULL);
+	if (revoked)
+		return fail(problem, CONDUIT_ERR_REVOKED, "revoked");
+	return fail(problem, CONDUIT_ERR_CREDENTIAL_NOT_FOUND, NULL);
+}
+
+bool
+conduit_credential_look_up(const pg_uuid_t *connection, const char *owner, const char *tenant,
+						   CredentialView *view, ConduitProblem *problem)
+{
+	problem->level = PROBLEM_NONE;
+	if (!conduit_credential_read(connection, owner, tenant, view))
+		return find_missing(connection, owner, tenant, problem);
+	if (strcmp(view->status, "NEEDS_REAUTH") == 0)
+		return fail(problem, CONDUIT_ERR_NEEDS_REAUTH, "needs_reauth");
+	return true;
 }
 
 void
 conduit_credential_entitled(const pg_uuid_t *connection, const char *owner, const char *tenant,
 							CredentialView *view)
 {
-	if (!conduit_credential_read(connection, owner, tenant, view))
-		raise_missing(connection, owner, tenant);
-	if (strcmp(view->status, "NEEDS_REAUTH") == 0)
-		conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "needs_reauth");
+	ConduitProblem problem;
+
+	if (!conduit_credential_look_up(connection, owner, tenant, view, &problem))
+		conduit_report_problem(&problem);
 }
 
 bool
@@ -153,57 +179,115 @@ recorded_error(const CredentialView *view)
 	return is_bad_response(class, code) ? CONDUIT_ERR_BAD_RESPONSE : CONDUIT_ERR_UNAVAILABLE;
 }
 
+/* A failure is a warning while the token at hand is usable. */
 static void
-report_failure(const CredentialView *view, ConduitError error, const char *code)
+note_failure(Renewal *renewal, ConduitError error, const char *code)
 {
 	TimestampTz now = conduit_now();
-	char	   *detail = failure_detail(view, code, now);
 
-	if (conduit_credential_usable(view, now))
-		conduit_warn(error, detail);
-	else
-		conduit_raise(error, detail);
+	renewal->problem.level = conduit_credential_usable(renewal->view, now) ? PROBLEM_WARNING : PROBLEM_ERROR;
+	renewal->problem.error = error;
+	renewal->problem.detail = failure_detail(renewal->view, code, now);
 }
 
 static void
-report_recorded_failure(const CredentialView *view)
+note_recorded_failure(Renewal *renewal)
 {
-	report_failure(view, recorded_error(view),
-				   view->last_error_code ? view->last_error_code : "unavailable");
+	const CredentialView *view = renewal->view;
+
+	note_failure(renewal, recorded_error(view), view->last_error_code ? view->last_error_code : "unavailable");
+}
+
+/* What somebody wants so, or cannot be helped, is no failure of a token at hand. */
+static void
+note_hindrance(Renewal *renewal, ConduitError error, const char *code)
+{
+	if (renewal->forced || !conduit_credential_usable(renewal->view, conduit_now()))
+		(void) fail(&renewal->problem, error, code);
 }
 
 static void
-report_answer(const CredentialView *view, RequestAnswer answer)
+note_answer(Renewal *renewal, RequestAnswer answer)
 {
 	switch (answer)
 	{
 		case ANSWER_NONE:
-			report_failure(view, CONDUIT_ERR_UNAVAILABLE, "timeout");
+			note_failure(renewal, CONDUIT_ERR_UNAVAILABLE, "timeout");
 			break;
 		case ANSWER_GONE:
-			report_failure(view, CONDUIT_ERR_NO_WORKER, "no_worker");
+			note_failure(renewal, CONDUIT_ERR_NO_WORKER, "no_worker");
 			break;
 		case ANSWER_PAUSED:
-			/* nothing failed: the administrator wants it so */
-			if (!conduit_credential_usable(view, conduit_now()))
-				conduit_raise(CONDUIT_ERR_PAUSED, "paused");
+			if (!conduit_credential_usable(renewal->view, conduit_now()))
+				(void) fail(&renewal->problem, CONDUIT_ERR_PAUSED, "paused");
 			break;
 		case ANSWER_VAULT:
-			report_failure(view, CONDUIT_ERR_VAULT_LOCKED, "worker_keyring");
+			note_failure(renewal, CONDUIT_ERR_VAULT_LOCKED, "worker_keyring");
 			break;
 		case ANSWER_NOT_CONFIGURED:
-			report_failure(view, CONDUIT_ERR_NOT_CONFIGURED, "client_missing");
+			note_failure(renewal, CONDUIT_ERR_NOT_CONFIGURED, "client_missing");
 			break;
 		case ANSWER_FAILED:
-			report_failure(view, CONDUIT_ERR_UNAVAILABLE, "internal");
+			note_failure(renewal, CONDUIT_ERR_UNAVAILABLE, "internal");
 			break;
 		default:
-			if (view->last_error != NULL)
-				report_recorded_failure(view);
+			if (renewal->view->last_error != NULL)
+				note_recorded_failure(renewal);
 			else
-				report_failure(view, CONDUIT_ERR_UNAVAILABLE, "pending");
+				note_failure(renewal, CONDUIT_ERR_UNAVAILABLE, "pending");
 			break;
 	}
+}
+
+/* What has been refreshed is vended, if it has not expired again in the meantime. */
+static void
+take_newer(Renewal *renewal)
+{
+	if (!conduit_credential_usable(renewal->view, conduit_now()))
+		note_failure(renewal, CONDUIT_ERR_UNAVAILABLE, "expired_again");
+	renewal->renewed = true;
+}
+
+bool
+conduit_renewal_begin(Renewal *renewal, CredentialView *view, bool forced)
+{
+	memset(renewal, 0, sizeof(*renewal));
+	renewal->view = view;
+	renewal->forced = forced;
+	renewal->generation = view->generation;
+
+	/* The worker cannot see what this transaction has written. */
+	if (view->own)
+		note_hindrance(renewal, CONDUIT_ERR_NOT_COMMITTED, "uncommitted");
+	else if (RecoveryInProgress())
+		note_hindrance(renewal, CONDUIT_ERR_UNAVAILABLE, "standby");
+	else if (!forced && view->next_attempt_at > conduit_now() && !TIMESTAMP_IS_NOEND(view->next_attempt_at))
+	{
+		if (read_parked(view))
+			take_newer(renewal);
+		else
+			note_recorded_failure(renewal);
+	}
+	else
+	{
+		conduit_stats_add(view->place.connector, STATS_WAITS, 1);
+		return true;
+	}
+	return false;
+}
+
+void
+conduit_renewal_end(Renewal *renewal, const char *owner, const char *tenant, RequestAnswer answer)
+{
+	CredentialView *view = renewal->view;
+	pg_uuid_t	connection = view->place.connection;
+
+	if (!conduit_credential_look_up(&connection, owner, tenant, view, &renewal->problem))
+		return;
+	if (view->generation != renewal->generation || read_parked(view))
+		take_newer(renewal);
+	else
+		note_answer(renewal, answer);
 }
 
 bool
@@ -211,46 +295,16 @@ conduit_renew(CredentialView *view, const char *owner, const char *tenant, bool 
 {
 	FlightRequest request = {.kind = REQUEST_REFRESH,.connection = view->place.connection,
 		.generation = view->generation,.forced = forced};
-	TimestampTz now = conduit_now();
-	bool		usable = conduit_credential_usable(view, now);
 	int			timeout = conduit_vend_timeout;
-	RequestAnswer answer;
+	Renewal		renewal;
 
-	/* The worker cannot see what this transaction has written. */
-	if (view->own)
+	if (conduit_renewal_begin(&renewal, view, forced))
 	{
-		if (!usable || forced)
-			conduit_raise(CONDUIT_ERR_NOT_COMMITTED, "uncommitted");
-		return false;
+		if (!forced && conduit_credential_usable(view, conduit_now()))
+			timeout = Min(timeout, conduit_vend_patience);
+		strlcpy(request.connector, view->place.connector, sizeof(request.connector));
+		conduit_renewal_end(&renewal, owner, tenant, conduit_wait_for_worker(&request, timeout, NULL));
 	}
-	if (RecoveryInProgress())
-	{
-		if (!usable || forced)
-			conduit_raise(CONDUIT_ERR_UNAVAILABLE, "standby");
-		return false;
-	}
-	if (!forced && view->next_attempt_at > now && !TIMESTAMP_IS_NOEND(view->next_attempt_at))
-	{
-		if (read_parked(view))
-			return true;
-		report_recorded_failure(view);
-		return false;
-	}
-
-	if (usable && !forced)
-		timeout = Min(timeout, conduit_vend_patience);
-	strlcpy(request.connector, view->place.connector, sizeof(request.connector));
-	conduit_stats_add(view->place.connector, STATS_WAITS, 1);
-	answer = conduit_wait_for_worker(&request, timeout, NULL);
-
-	conduit_credential_entitled(&request.connection, owner, tenant, view);
-	if (view->generation != request.generation || read_parked(view))
-	{
-		/* newer, if perhaps expired again in the meantime */
-		if (!conduit_credential_usable(view, conduit_now()))
-			report_failure(view, CONDUIT_ERR_UNAVAILABLE, "expired_again");
-		return true;
-	}
-	report_answer(view, answer);
-	return false;
+	conduit_report_problem(&renewal.problem);
+	return renewal.renewed;
 }

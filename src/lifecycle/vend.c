@@ -8,7 +8,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "base/compat.h"
+#include "lifecycle/vend.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
@@ -29,22 +29,6 @@
 #include "shared/stats.h"
 
 PG_FUNCTION_INFO_V1(conduit_vend);
-
-/* OUT columns, in the order of the SQL declaration. */
-enum
-{
-	VEND_ACCESS_TOKEN,
-	VEND_TOKEN_TYPE,
-	VEND_SCOPE,
-	VEND_API_KEY,
-	VEND_API_SECRET,
-	VEND_USERNAME,
-	VEND_PASSWORD,
-	VEND_EXPIRES_AT,
-	VEND_EXTRA,
-	VEND_GENERATION,
-	VEND_NUM_COLUMNS
-};
 
 static bool
 scope_granted(const char *granted, const char *wanted, int length)
@@ -138,42 +122,60 @@ set_extra(Datum *values, bool *nulls, const SecretText *extra)
 	}
 }
 
-static HeapTuple
-form_result(FunctionCallInfo fcinfo, const CredentialView *view, const ConduitSecret *secret)
+SealStatus
+conduit_vend_fill(const CredentialView *view, Datum *values, bool *nulls, char *key_id)
 {
-	TupleDesc	shape = fcinfo->flinfo->fn_extra;
-	Datum		values[VEND_NUM_COLUMNS];
-	bool		nulls[VEND_NUM_COLUMNS];
+	SealPlace	place = conduit_credential_seal_place(&view->place, "access", view->generation);
+	OpenedSecret opened;
+	ConduitSecret secret;
+	SealStatus	status = conduit_secret_open(&place, view->access, &opened, &secret, key_id);
 
-	if (shape == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-
-		if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "return type must be a row type");
-		shape = BlessTupleDesc(shape);
-		MemoryContextSwitchTo(old);
-		fcinfo->flinfo->fn_extra = shape;
-	}
-
-	memset(values, 0, sizeof(values));
-	set_secret(values, nulls, VEND_ACCESS_TOKEN, &secret->access_token);
+	if (status != SEAL_OK)
+		return status;
+	memset(values, 0, sizeof(Datum) * VEND_NUM_COLUMNS);
+	set_secret(values, nulls, VEND_ACCESS_TOKEN, &secret.access_token);
 	nulls[VEND_TOKEN_TYPE] = view->token_type == NULL;
 	if (view->token_type)
 		values[VEND_TOKEN_TYPE] = CStringGetTextDatum(view->token_type);
 	nulls[VEND_SCOPE] = view->scope == NULL;
 	if (view->scope)
 		values[VEND_SCOPE] = CStringGetTextDatum(view->scope);
-	set_secret(values, nulls, VEND_API_KEY, &secret->api_key);
-	set_secret(values, nulls, VEND_API_SECRET, &secret->api_secret);
-	set_secret(values, nulls, VEND_USERNAME, &secret->username);
-	set_secret(values, nulls, VEND_PASSWORD, &secret->password);
+	set_secret(values, nulls, VEND_API_KEY, &secret.api_key);
+	set_secret(values, nulls, VEND_API_SECRET, &secret.api_secret);
+	set_secret(values, nulls, VEND_USERNAME, &secret.username);
+	set_secret(values, nulls, VEND_PASSWORD, &secret.password);
 	nulls[VEND_EXPIRES_AT] = TIMESTAMP_IS_NOEND(view->expires_at);
 	values[VEND_EXPIRES_AT] = TimestampTzGetDatum(view->expires_at);
-	set_extra(values, nulls, &secret->extra);
+	set_extra(values, nulls, &secret.extra);
 	nulls[VEND_GENERATION] = false;
 	values[VEND_GENERATION] = Int64GetDatum(view->generation);
-	return heap_form_tuple(shape, values, nulls);
+	conduit_wipe_opened(&opened);
+	return SEAL_OK;
+}
+
+void
+conduit_vend_note(const CredentialView *view)
+{
+	conduit_stats_add(view->place.connector, STATS_VENDS, 1);
+	conduit_last_use_note(&view->place.connection, conduit_now());
+}
+
+/* The shape of the result, found once. */
+static TupleDesc
+result_shape(FunctionCallInfo fcinfo)
+{
+	TupleDesc	shape = fcinfo->flinfo->fn_extra;
+	MemoryContext old;
+
+	if (shape != NULL)
+		return shape;
+	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	shape = BlessTupleDesc(shape);
+	MemoryContextSwitchTo(old);
+	fcinfo->flinfo->fn_extra = shape;
+	return shape;
 }
 
 /* The token has expired and cannot be renewed, or never was there. */
@@ -193,30 +195,22 @@ conduit_vend(PG_FUNCTION_ARGS)
 	int64		min_ttl = conduit_interval_argument(fcinfo, 2, "invalid min_ttl",
 												"It is how long the token must live at least.");
 	char	   *tenant = conduit_tenant_argument(fcinfo, 4);
-	TimestampTz now = conduit_now();
 	char		key_id[CONDUIT_KEY_ID_LEN + 1];
+	Datum		values[VEND_NUM_COLUMNS];
+	bool		nulls[VEND_NUM_COLUMNS];
 	CredentialView view;
-	ConduitSecret secret;
-	OpenedSecret opened;
-	SealPlace	place;
 	SealStatus	status;
-	HeapTuple	tuple;
 
 	conduit_credential_entitled(id, owner, tenant, &view);
 	if (!PG_ARGISNULL(3))
 		check_scopes(&view, PG_GETARG_ARRAYTYPE_P(3));
-	if (conduit_credential_due(&view, now, min_ttl))
+	if (conduit_credential_due(&view, conduit_now(), min_ttl))
 		(void) conduit_renew(&view, owner, tenant, false);
 	check_usable(&view);
 
-	place = conduit_credential_seal_place(&view.place, "access", view.generation);
-	status = conduit_secret_open(&place, view.access, &opened, &secret, key_id);
+	status = conduit_vend_fill(&view, values, nulls, key_id);
 	if (status != SEAL_OK)
 		conduit_key_raise(status, key_id);
-	tuple = form_result(fcinfo, &view, &secret);
-	conduit_wipe_opened(&opened);
-
-	conduit_stats_add(view.place.connector, STATS_VENDS, 1);
-	conduit_last_use_note(id, now);
-	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
+	conduit_vend_note(&view);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(result_shape(fcinfo), values, nulls)));
 }
