@@ -60,8 +60,10 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-conduit--$(EXTVERSION).sql: $(SQL_PARTS:%=$(srcdir)/sql/%.sql) $(srcdir)/conduit.control
-	cat $(SQL_PARTS:%=$(srcdir)/sql/%.sql) > $@
+# The catalogue is data, which its part of the script takes in.
+conduit--$(EXTVERSION).sql: $(SQL_PARTS:%=$(srcdir)/sql/%.sql) $(srcdir)/sql/catalogue.json $(srcdir)/conduit.control
+	cat $(SQL_PARTS:%=$(srcdir)/sql/%.sql) | \
+	sed -e '/^@catalogue@$$/r $(srcdir)/sql/catalogue.json' -e '/^@catalogue@$$/d' > $@
 
 # Headers are few and widely included: any change rebuilds all.
 $(OBJS): $(wildcard $(srcdir)/src/*/*.h) $(srcdir)/conduit.control

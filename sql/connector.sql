@@ -1,5 +1,51 @@
 -- Connectors: definitions of providers.
 
+-- The install script gives all built-in connectors, an upgrade those that it
+-- adds, changes or retires; none is ever removed.  What extends another is
+-- merged with it anew, connectors of users' own too.
+CREATE FUNCTION conduit.settle_catalogue(definitions jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	LOCK TABLE conduit.connector IN SHARE ROW EXCLUSIVE MODE;
+
+	INSERT INTO conduit.connector AS c (slug, extends, definition, resolved, builtin, retired)
+	SELECT d.key, d.value ->> 'extends', d.value - 'retired', d.value - '{extends,retired}'::text[],
+		true, COALESCE((d.value ->> 'retired')::boolean, false)
+	FROM jsonb_each(definitions) d
+	ON CONFLICT (slug) DO UPDATE SET extends = EXCLUDED.extends, definition = EXCLUDED.definition,
+		resolved = EXCLUDED.resolved, retired = EXCLUDED.retired, revision = EXCLUDED.revision,
+		updated_at = EXCLUDED.updated_at
+	-- a user's own connector keeps a slug that has become one of ours
+	WHERE c.builtin AND (c.definition <> EXCLUDED.definition OR c.retired <> EXCLUDED.retired);
+
+	WITH RECURSIVE chain AS (
+		SELECT c.slug, c.definition - 'extends' AS resolved FROM conduit.connector c WHERE c.extends IS NULL
+		UNION ALL
+		SELECT c.slug, b.resolved || (c.definition - 'extends')
+		FROM chain b JOIN conduit.connector c ON c.extends = b.slug)
+	UPDATE conduit.connector c SET resolved = r.resolved, revision = nextval('conduit.connector_revision'),
+		updated_at = clock_timestamp()
+	FROM chain r WHERE r.slug = c.slug AND r.resolved <> c.resolved;
+END
+$$;
+COMMENT ON FUNCTION conduit.settle_catalogue(jsonb) IS
+'Adds, changes and retires built-in connectors: an object of definitions by slug';
+
+-- A dump has connectors of users' own.  Restored where a newer version has one
+-- of that slug built in, the user's takes its place, as it does in an upgrade.
+CREATE FUNCTION conduit.yield_slug() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM conduit.connector WHERE slug = NEW.slug AND builtin;
+	RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION conduit.yield_slug() IS 'Lets a user''s own connector take the place of a built-in one of the same slug';
+CREATE TRIGGER yield_slug BEFORE INSERT ON conduit.connector
+	FOR EACH ROW WHEN (NOT NEW.builtin) EXECUTE FUNCTION conduit.yield_slug();
+
 CREATE FUNCTION @extschema@.conduit_connectors(
 	OUT slug text, OUT name text, OUT auth_type text, OUT extends text, OUT builtin boolean, OUT retired boolean,
 	OUT definition jsonb)

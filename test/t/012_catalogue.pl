@@ -1,0 +1,278 @@
+# The built-in connectors, each of them: sql/catalogue.json.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Conduit::Cluster;
+
+my $top = "$FindBin::RealBin/../..";
+my $module = $ENV{CONDUIT_UNIT_MODULE} // "$top/test/unit/conduit_unit.so";
+die "$module is missing: run make in test/unit" unless -f $module;
+
+my $cluster = Conduit::Cluster->new('catalogue', settings => "conduit.egress_allow = ''\n");
+
+# What provider/ makes of a definition is asked of a server with that wing alone.
+my $unit = PostgreSQL::Test::Cluster->new('catalogue_unit');
+$unit->init;
+$unit->append_conf('postgresql.conf', "shared_preload_libraries = '$module'\nlog_statement = none\n");
+$unit->start;
+$unit->safe_psql('postgres', slurp_file("$top/test/unit/unit_provider.sql"), extra_params => [ '-v', "module=$module" ]);
+$unit->safe_psql('postgres', q{
+CREATE FUNCTION attempt(call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	answer text;
+	detail text;
+BEGIN
+	EXECUTE 'SELECT ' || call INTO answer;
+	RETURN answer;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN '! ' || SQLERRM || ': ' || detail;
+END $$});
+
+my $json = JSON::PP->new->utf8->canonical;
+my $data = $json->decode(slurp_file("$top/sql/catalogue.json"));
+my @slugs = sort keys %$data;
+my %whole = map { $_ => whole($_) } @slugs;
+
+# A row with what it extends, as the database merges them.
+sub whole
+{
+	my ($slug) = @_;
+	my $row = $data->{$slug};
+	my %fields = (defined $row->{extends} ? %{ whole($row->{extends}) } : (), %$row);
+	delete @fields{qw(extends retired)};
+	return \%fields;
+}
+
+sub literal { return "'" . $_[0] =~ s/'/''/gr . "'" }
+
+# Answers of many calls of unit functions, in one session.
+sub ask
+{
+	my @answers = split /\x01\n?/, $unit->safe_psql('postgres',
+		join("\n", map { 'SELECT attempt(' . literal($_) . q{) || E'\x01';} } @_)), -1;
+	pop @answers if @answers && $answers[-1] eq '';
+	die scalar(@answers) . ' answers to ' . scalar(@_) . " questions\n" if @answers != @_;
+	return @answers;
+}
+
+sub has_endpoint { return $_[0]{auth_type} !~ /^(?:api_key|basic)$/ }
+
+subtest 'rows' => sub {
+	cmp_ok(scalar @slugs, '>=', 250, 'there are at least 250');
+	is($cluster->sql(q{SELECT string_agg(slug, ' ' ORDER BY slug COLLATE "C") FROM conduit_connectors() WHERE builtin}), "@slugs", 'and installed');
+	foreach my $slug (@slugs)
+	{
+		my $installed = $json->decode($cluster->sql("SELECT definition FROM conduit_connectors() WHERE slug = '$slug'")) if $slug =~ /^(?:github|google-drive|zoho-desk|binance)$/;
+		is_deeply($installed, $whole{$slug}, "$slug is what the file has") if $installed;
+	}
+	# what version 0.1.0 has been developed with is there for good
+	ok($data->{$_}, "$_ is there") for qw(alpaca binance coinbase github gitlab google microsoft slack);
+
+	my %slug_of;
+	foreach my $slug (@slugs)
+	{
+		my $row = $whole{$slug};
+		push @{ $slug_of{ lc($data->{$slug}{name} // '') } }, $slug;
+		my @missing = grep { !defined $row->{$_} || $row->{$_} !~ /\S/ } qw(auth_type api_base_url api_auth);
+		is_deeply(\@missing, [], "$slug has a type and says how its API is called") if @missing;
+		my $credential = has_endpoint($row) ? qr/\{token\}/ : $row->{auth_type} eq 'basic' ? qr/\{basic\}|\{username\}.*\{password\}/ : qr/\{api_key\}/;
+		like($row->{api_auth}, $credential, "$slug: api_auth carries the credential") if $row->{api_auth} !~ $credential;
+		my @bare = grep { ($row->{params}{$_}{description} // '') !~ /\S/ } keys %{ $row->{params} // {} };
+		is_deeply(\@bare, [], "$slug: variables are described") if @bare;
+	}
+	is_deeply([ grep { $_ eq '' || @{ $slug_of{$_} } > 1 } sort keys %slug_of ], [], 'each has a name of its own');
+};
+
+# The same way as for users' connectors, with their rules of hosts.
+subtest 'registering' => sub {
+	my $refused = $cluster->sql(q{
+		CREATE FUNCTION register(slug text, definition jsonb) RETURNS text LANGUAGE plpgsql AS $$
+		DECLARE
+			detail text;
+		BEGIN
+			PERFORM conduit_register_connector(slug, definition);
+			RETURN NULL;
+		EXCEPTION WHEN OTHERS THEN
+			GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+			RETURN slug || ': ' || detail;
+		END $$;
+		SELECT register('copy-of-' || slug, definition), register('extends-' || slug, jsonb_build_object('extends', slug, 'name', 'Ours'))
+		FROM conduit_connectors() WHERE builtin}) =~ s/^\|?$//mgr =~ s/\n+/\n/gr =~ s/^\n//r;
+	is($refused, '', 'every row passes the validator');
+	is($cluster->sql(q{
+		SELECT count(*) FROM conduit_connectors() o
+		JOIN conduit_connectors() c ON c.slug = 'copy-of-' || o.slug AND c.definition = o.definition AND NOT c.builtin
+		JOIN conduit_connectors() e ON e.slug = 'extends-' || o.slug AND e.definition = o.definition || '{"name": "Ours"}'}), scalar @slugs,
+		'and is taken as it is, or extended');
+	$cluster->sql(q{SELECT conduit_drop_connector(slug) FROM conduit_connectors() WHERE NOT builtin});
+};
+
+# A field that changes nothing is not there: what the data says is what differs.
+subtest 'nothing is said twice' => sub {
+	my @calls = map { 'unit_connector(' . literal($json->encode($whole{$_})) . ')' } @slugs;
+	my %parsed;
+	@parsed{@slugs} = ask(@calls);
+	is_deeply([ grep { $parsed{$_} =~ /^!/ } @slugs ], [], 'all are parsed');
+
+	my (@fields, @without);
+	foreach my $slug (@slugs)
+	{
+		my $base = defined $data->{$slug}{extends} ? $whole{ $data->{$slug}{extends} } : {};
+		foreach my $field (grep { $_ !~ /^(?:name|extends|retired)$/ } sort keys %{ $data->{$slug} })
+		{
+			my %fields = %{ $whole{$slug} };
+			delete $fields{$field};
+			$fields{$field} = $base->{$field} if exists $base->{$field};
+			push @fields, [ $slug, $field ];
+			push @without, 'unit_connector(' . literal($json->encode(\%fields)) . ')';
+		}
+	}
+	my @answers = ask(@without);
+	my @idle = map { join ' ', @{ $fields[$_] } } grep { $answers[$_] eq $parsed{ $fields[$_][0] } } 0 .. $#fields;
+	is_deeply(\@idle, [], 'no field repeats its default or what the row extends');
+};
+
+# Run by their users, so that no domain binds them; documented as such.
+my %open = map { $_ => 1 } qw(meilisearch woocommerce);
+
+subtest 'hosts' => sub {
+	my @hostile = qw(evil.example x.evil.example evil-example evil.example/ evil.example? evil.example# a@evil.example evil.example:443
+	  127.0.0.1 localhost 169.254.169.254 [::1] ..);
+	my (@calls, @asked);
+	foreach my $slug (@slugs)
+	{
+		my $row = $whole{$slug};
+		foreach my $field (grep { /_url$/ && $_ ne 'revoke_url' } sort keys %$row)
+		{
+			my ($host) = ($row->{$field} // '') =~ m{^https://([^/?]*)} or next;
+			foreach my $variable ($host =~ /\{(\w+)\}/g)
+			{
+				foreach my $value (@hostile)
+				{
+					my %params = (sample_params($slug), $variable => $value);
+					push @asked, [ $slug, $field, $variable, $value, $host ];
+					push @calls, 'unit_expand(' . join(', ', map { literal($_) } $json->encode($row), $row->{$field}, $json->encode(\%params)) . ')';
+				}
+			}
+		}
+	}
+	cmp_ok(scalar @calls, '>', 500, 'there are hosts with variables');
+	my @answers = ask(@calls);
+	my (%loose, @odd);
+	foreach my $i (0 .. $#answers)
+	{
+		my ($slug, $field, $variable, $value, $host) = @{ $asked[$i] };
+		next if $answers[$i] =~ /^!/;
+		my ($tail) = $host =~ /\}([^{}]*)$/;
+		my ($made) = $answers[$i] =~ m{^https://([^/?]*)};
+		# what is put in front of the provider's own domain stays there
+		next if $tail =~ /\.[a-z]+$/ && $tail =~ /^[-.]/ && substr($made, -length $tail) eq $tail;
+		$loose{$slug} = 1;
+		push @odd, "$slug $field: $made" if $field ne 'api_base_url';
+	}
+	is_deeply([ sort keys %loose ], [ sort keys %open ], 'no value leads away from the provider');
+	is_deeply(\@odd, [], 'least of all where secrets go');
+};
+
+# Values for a row's variables: the example that its description gives, its
+# default, or one from here.
+sub sample_params
+{
+	my ($slug) = @_;
+	my %known = (
+		'algolia.app_id'              => 'ERBSOWZO32',
+		'auth0-cc.audience'           => 'https://api.example.com/',
+		'beehiiv.publication_id'      => 'pub_01234567-89ab-cdef-0123-456789abcdef',
+		'exact-online.extension'      => 'nl',
+		'github-app-installation.installation_id' => '4711',
+		'meilisearch.hostname'        => 'search.example.com',
+		'myob.business_id'            => '01234567-89ab-cdef-0123-456789abcdef',
+		'pipedrive.api_domain'        => 'acme.pipedrive.com',
+		'quickbooks.realm_id'         => '1234567890',
+		'quickbooks-sandbox.realm_id' => '1234567890',
+		'recruitee.company_id'        => '4711',
+		'salesforce.instance_host'    => 'acme.my.salesforce.com',
+		'salesforce-cc.instance_host' => 'acme.my.salesforce.com',
+		'salesforce-sandbox.instance_host' => 'acme--test.sandbox.my.salesforce.com',
+		'sentry-oauth.installation_uuid'   => '01234567-89ab-cdef-0123-456789abcdef',
+		'sharepoint-online-oauth2-cc.tenant_id' => '01234567-89ab-cdef-0123-456789abcdef',
+		'woocommerce.hostname'        => 'shop.example.com',
+		'wrike.host'                  => 'www.wrike.com');
+	my %params;
+	my $declared = $whole{$slug}{params} // {};
+	foreach my $variable (keys %$declared)
+	{
+		my ($example) = $declared->{$variable}{description} =~ /such as ([\w.-]*\w)/;
+		$params{$variable} = $known{"$slug.$variable"} // $declared->{$variable}{default} // $example // 'acme';
+	}
+	return %params;
+}
+
+subtest 'variables' => sub {
+	my (@calls, @rows);
+	foreach my $slug (grep { $whole{$_}{params} } @slugs)
+	{
+		push @rows, $slug;
+		push @calls, 'unit_check_params(' . literal($json->encode($whole{$slug})) . ', ' . literal($json->encode({ sample_params($slug) })) . ')';
+		foreach my $variable (sort keys %{ $whole{$slug}{params} })
+		{
+			my ($example) = $whole{$slug}{params}{$variable}{description} =~ /such as ([\w.-]*\w)/ or next;
+			push @rows, "$slug, $variable $example";
+			push @calls, 'unit_check_params(' . literal($json->encode($whole{$slug})) . ', '
+			  . literal($json->encode({ sample_params($slug), $variable => $example })) . ')';
+		}
+	}
+	cmp_ok(scalar @calls, '>', 50, 'there are variables');
+	my @answers = ask(@calls);
+	is_deeply([ map { "$rows[$_] $answers[$_]" } grep { $answers[$_] ne 'ok' } 0 .. $#rows ], [], 'values like those in the descriptions are taken');
+};
+
+# conduit.settle_catalogue, as an upgrade script calls it.
+subtest 'upgrade' => sub {
+	my $revisions = sub { return $cluster->sql(q{SELECT string_agg(slug || ' ' || revision, ',' ORDER BY slug) FROM conduit.connector}) };
+	$cluster->sql(q{
+		SELECT conduit_register_connector('our-drive', '{"extends": "google-drive", "name": "Our drive", "pkce": false}');
+		SELECT conduit_register_connector('our-own', '{"auth_type": "api_key", "api_base_url": "https://own.example.com"}')});
+	my $before = $revisions->();
+	$cluster->sql(sprintf('SELECT conduit.settle_catalogue(%s)', literal(slurp_file("$top/sql/catalogue.json"))));
+	is($revisions->(), $before, 'the same rows change nothing');
+
+	my $row = sub {
+		my ($slug, $field) = @_;
+		return $cluster->sql("SELECT definition ->> '$field' FROM conduit_connectors() WHERE slug = '$slug'");
+	};
+	my %google = (%{ $data->{google} }, access_token_lifetime_s => 1800);
+	my %retired = (%{ $data->{binance} }, retired => JSON::PP::true);
+	$cluster->sql(sprintf('SELECT conduit.settle_catalogue(%s)', literal($json->encode({
+		google => \%google, binance => \%retired, 'our-own' => { name => 'Not ours', auth_type => 'basic' },
+		'another' => { extends => 'our-own', name => 'Another' }, 'brand-new' => { name => 'New', auth_type => 'basic', extends => 'brand-older' },
+		'brand-older' => { auth_type => 'api_key', api_base_url => 'https://brand.example.com' } }))));
+	is($row->($_, 'access_token_lifetime_s'), 1800, "a change reaches $_") for qw(google google-drive our-drive);
+	is($row->('our-drive', 'pkce'), 'false', 'which keeps what is its own');
+	is($row->('our-drive', 'name'), 'Our drive', 'all of it');
+	is($row->('brand-new', 'api_base_url'), 'https://brand.example.com', 'a new row extends another new one');
+	is($row->('our-own', 'auth_type'), 'api_key', 'a slug that a user has taken stays the user\'s');
+	is($cluster->sql(q{SELECT builtin, retired FROM conduit_connectors() WHERE slug = 'binance'}), 't|t', 'a row is retired');
+	like($cluster->error(q{SELECT conduit_create_connection('alice', 'binance')}), qr/^22023\|connector is retired\|/, 'and takes no new connections');
+	my %changed = map { $_ => 1 } split /,/, $revisions->();
+	my @same = grep { $changed{$_} } split /,/, $before;
+	my @expected = grep { !/^(?:google|google-(?!gemini|service).*|youtube|binance|our-drive) / } split /,/, $before;
+	is_deeply(\@same, \@expected, 'what is not concerned is not touched');
+
+	# a dump of a user's connector, restored where it has become built in
+	$cluster->sql(q{
+		INSERT INTO conduit.connector (slug, definition, resolved)
+		SELECT 'brand-older', d, d FROM (SELECT '{"auth_type": "basic", "name": "Ours"}'::jsonb) v (d)});
+	is($cluster->sql(q{SELECT name, builtin FROM conduit_connectors() WHERE slug = 'brand-older'}), 'Ours|f', 'the user\'s takes its place');
+};
+
+done_testing();
