@@ -208,14 +208,18 @@ read_params(const Copier *copier)
 		return NULL;
 	for (const ConduitJson *p = connector->response_params->first; p != NULL; p = p->next)
 	{
-		const char *pattern = conduit_json_string(conduit_json_get(conduit_json_get(connector->params, p->key), "pattern"));
 		ConduitJson *value = visible_value(copier, p->key, p->text);
+		char	   *fitting;
 
-		if (value == NULL || pattern == NULL ||
-			(value->type != CONDUIT_JSON_STRING && value->type != CONDUIT_JSON_NUMBER) ||
-			value->length > CONDUIT_VALUE_MAX || !conduit_pattern_matches(pattern, value->text))
+		if (value == NULL ||
+			(value->type != CONDUIT_JSON_STRING && value->type != CONDUIT_JSON_NUMBER))
+			continue;
+		fitting = conduit_variable_fit(connector, p->key, value->text);
+		if (fitting == NULL)
 			continue;
 		value->type = CONDUIT_JSON_STRING;
+		value->text = fitting;
+		value->length = strlen(fitting);
 		*end = value;
 		end = &value->next;
 	}

@@ -160,6 +160,28 @@ conduit_pattern_matches(const char *pattern, const char *value)
 	return result == REG_OKAY;
 }
 
+char *
+conduit_variable_fit(const ConduitConnector *connector, const char *name, const char *text)
+{
+	static const char scheme[] = "https://";
+	const ConduitJson *declaration = connector->params ? conduit_json_get(connector->params, name) : NULL;
+	const char *pattern = conduit_json_string(conduit_json_get(declaration, "pattern"));
+	size_t		length = strlen(text);
+	char	   *host;
+
+	if (pattern == NULL || length == 0 || length > CONDUIT_VALUE_MAX)
+		return NULL;
+	if (conduit_pattern_matches(pattern, text))
+		return pstrdup(text);
+	if (pg_strncasecmp(text, scheme, strlen(scheme)) != 0)
+		return NULL;
+	host = pstrdup(text + strlen(scheme));
+	length = strlen(host);
+	if (length > 0 && host[length - 1] == '/')
+		host[length - 1] = '\0';
+	return conduit_pattern_matches(pattern, host) ? host : NULL;
+}
+
 /* A value from params, else the declaration's default, else NULL. */
 static const char *
 variable_value(const ConduitJson *declaration, const ConduitJson *params, const char *name,

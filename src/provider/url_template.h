@@ -77,6 +77,14 @@ extern bool conduit_text_variables(const char *text, VariableVisitor visit, void
 /* True if {name} stands in text. */
 extern bool conduit_text_has_variable(const char *text, const char *name);
 
+/*
+ * conduit_variable_fit returns a provider's value for a variable of params as
+ * it is kept: a copy of the text where that matches the pattern; of the host
+ * alone where the text is an https URL of a host that does, for providers name
+ * their hosts so; else NULL.
+ */
+extern char *conduit_variable_fit(const ConduitConnector *connector, const char *name, const char *text);
+
 /* NULL if the pattern is anchored and compiles, else a constant that says what is wrong. */
 extern const char *conduit_pattern_check(const char *pattern);
 
