@@ -172,6 +172,8 @@ CREATE TABLE conduit.flight (
 	lifetime		double precision,
 	token_type		text,
 	scope			text,
+	new_params		jsonb,
+	new_metadata	jsonb,
 	access			bytea,
 	refresh			bytea
 );

@@ -121,6 +121,31 @@ merge_extra(const SecretText *old, SecretText *new)
 		conduit_wipe(new_buffer, new_length);
 }
 
+/*
+ * A success without an access token extends the stored one, which is sealed
+ * anew for the next generation.  Where there is none it was no success, though
+ * the refresh token may have been used.  Returns whether there is one.
+ */
+static bool
+keep_access_token(RefreshFlight *flight, const SecretText *stored)
+{
+	TokenGrant *grant = &flight->outcome.grant;
+
+	if (stored->data == NULL)
+	{
+		conduit_token_grant_wipe(grant);
+		flight->outcome.outcome = OUTCOME_UNKNOWN;
+		strlcpy(flight->outcome.code, "no_access_token", sizeof(flight->outcome.code));
+		return false;
+	}
+	if (grant->secret.access_token.data == NULL)
+	{
+		grant->secret.access_token.data = pnstrdup(stored->data, stored->length);
+		grant->secret.access_token.length = stored->length;
+	}
+	return true;
+}
+
 SealStatus
 conduit_refresh_seal(RefreshFlight *flight)
 {
@@ -128,7 +153,7 @@ conduit_refresh_seal(RefreshFlight *flight)
 	SealPlace	place = conduit_credential_seal_place(&flight->place, "access", flight->generation);
 	MemoryContext old;
 	OpenedSecret opened;
-	ConduitSecret before;
+	ConduitSecret before = {{0}};
 	SealStatus	status = SEAL_OK;
 	bytea	   *access;
 	bytea	   *refresh;
@@ -151,11 +176,12 @@ conduit_refresh_seal(RefreshFlight *flight)
 		was_open = true;
 		merge_extra(&before.extra, &grant->secret.extra);
 	}
-	status = conduit_credential_seal_grant(&flight->place, flight->generation + 1, &grant->secret,
-										   &access, &refresh);
+	if (!grant->keeps_access_token || keep_access_token(flight, &before.access_token))
+		status = conduit_credential_seal_grant(&flight->place, flight->generation + 1, &grant->secret,
+											   &access, &refresh);
 	if (was_open)
 		conduit_wipe_opened(&opened);
-	if (status == SEAL_OK)
+	if (status == SEAL_OK && flight->outcome.outcome == OUTCOME_REFRESHED)
 	{
 		conduit_token_grant_wipe(grant);
 		flight->access = access;
@@ -211,12 +237,36 @@ lock_rows(const pg_uuid_t *connection, LockedCredential *row)
 	return ROW_LOCKED_BY_US;
 }
 
+/* An object as text, NULL where there is none. */
+static char *
+object_text(const ConduitJson *object)
+{
+	StringInfoData text;
+
+	if (object == NULL)
+		return NULL;
+	initStringInfo(&text);
+	conduit_json_write(&text, object);
+	return text.data;
+}
+
+/* What the reply said of the connection; its row is locked. */
+static void
+merge_connection(const RefreshFlight *flight)
+{
+	const TokenGrant *grant = &flight->outcome.grant;
+
+	if (grant->new_params != NULL || grant->new_metadata != NULL)
+		conduit_connection_merge(&flight->place.connection, flight->connector, flight->place.origin,
+								 object_text(grant->new_params), object_text(grant->new_metadata));
+}
+
 static void
 apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.credential SET generation = $2, expires_at = $3, due_at = $4, refresh_at = $4,"
-		" issued_at = $5, refreshed_at = $6, refresh_expires_at = $7, lifetime = $8, token_type = $9,"
+		" issued_at = $5, refreshed_at = $6, refresh_expires_at = $7, lifetime = $8, token_type = COALESCE($9, token_type),"
 		" scope = COALESCE($10, scope), access = $11, refresh = $12, next_attempt_at = NULL, attempts = 0,"
 		" in_doubt = false, last_error = NULL, last_error_code = NULL, last_error_at = NULL"
 		" WHERE connection_id = $1",
@@ -415,6 +465,7 @@ conduit_refresh_settle(RefreshFlight *flight)
 			if (flight->outcome.outcome == OUTCOME_REFRESHED)
 			{
 				apply_refreshed(flight, &row);
+				merge_connection(flight);
 				note_client(flight);
 			}
 			else if (flight->outcome.outcome == OUTCOME_DEAD)
@@ -433,10 +484,11 @@ conduit_refresh_park(RefreshFlight *flight)
 	static StoreQuery park = {
 		"UPDATE conduit.flight SET outcome = $3, code = $4, reply_at = $5, retry_after = $6, issued_at = $7,"
 		" expires_at = $8, refresh_expires_at = $9, lifetime = $10, token_type = $11, scope = $12,"
-		" access = $13, refresh = $14, client_id = $15 WHERE connection_id = $1 AND generation = $2",
-		15, {UUIDOID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID, FLOAT8OID, TIMESTAMPTZOID,
+		" access = $13, refresh = $14, client_id = $15,"
+		" new_params = $16::pg_catalog.jsonb, new_metadata = $17::pg_catalog.jsonb WHERE connection_id = $1 AND generation = $2",
+		17, {UUIDOID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID, FLOAT8OID, TIMESTAMPTZOID,
 			TIMESTAMPTZOID, TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID,
-		TEXTOID}
+		TEXTOID, TEXTOID, TEXTOID}
 	};
 	const TokenOutcome *outcome = &flight->outcome;
 	const TokenGrant *grant = &outcome->grant;
@@ -464,6 +516,8 @@ conduit_refresh_park(RefreshFlight *flight)
 	conduit_arg_bytea(&args, flight->sealed ? flight->access : NULL);
 	conduit_arg_bytea(&args, flight->sealed ? flight->refresh : NULL);
 	conduit_arg_text(&args, flight->client_id);
+	conduit_arg_utf8(&args, refreshed ? object_text(grant->new_params) : NULL);
+	conduit_arg_utf8(&args, refreshed ? object_text(grant->new_metadata) : NULL);
 	conduit_store_run(&park, &args);
 }
 
@@ -495,8 +549,22 @@ enum
 {
 	P_CONNECTION = 1, P_GENERATION, P_ATTEMPT, P_IN_DOUBT, P_TENANT, P_OWNER, P_CONNECTOR, P_ORIGIN,
 	P_ACCOUNT, P_CLIENT_ID, P_OUTCOME, P_CODE, P_REPLY_AT, P_RETRY_AFTER, P_ISSUED_AT, P_EXPIRES_AT,
-	P_REFRESH_EXPIRES_AT, P_LIFETIME, P_TOKEN_TYPE, P_SCOPE, P_ACCESS, P_REFRESH, P_PARAMS
+	P_REFRESH_EXPIRES_AT, P_LIFETIME, P_TOKEN_TYPE, P_SCOPE, P_ACCESS, P_REFRESH, P_PARAMS,
+	P_NEW_PARAMS, P_NEW_METADATA
 };
+
+/* The object of a column, in memory of the context; NULL where it is null. */
+static ConduitJson *
+row_object(uint64 row, int column, MemoryContext context)
+{
+	char	   *text = conduit_row_utf8(row, column, context);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	const char *problem;
+	ConduitJson *object = text ? conduit_json_parse(text, strlen(text), &problem) : NULL;
+
+	MemoryContextSwitchTo(old);
+	return object;
+}
 
 static RefreshFlight *
 parked_flight(uint64 row, MemoryContext parent)
@@ -528,6 +596,8 @@ parked_flight(uint64 row, MemoryContext parent)
 	grant->lifetime = conduit_row_float(row, P_LIFETIME);
 	grant->token_type = conduit_row_utf8(row, P_TOKEN_TYPE, context);
 	grant->scope = conduit_row_utf8(row, P_SCOPE, context);
+	grant->new_params = row_object(row, P_NEW_PARAMS, context);
+	grant->new_metadata = row_object(row, P_NEW_METADATA, context);
 	flight->access = conduit_row_bytea(row, P_ACCESS, context);
 	flight->refresh = conduit_row_bytea(row, P_REFRESH, context);
 	if (flight->outcome.outcome == OUTCOME_REFRESHED && flight->access == NULL)
@@ -543,7 +613,8 @@ conduit_refresh_load_parked(const pg_uuid_t *after, int max, MemoryContext conte
 	static StoreQuery select = {
 		"SELECT f.connection_id, f.generation, f.attempt, f.in_doubt, f.tenant, f.owner, f.connector, f.origin,"
 		" f.account, f.client_id, f.outcome, f.code, f.reply_at, f.retry_after, f.issued_at, f.expires_at,"
-		" f.refresh_expires_at, f.lifetime, f.token_type, f.scope, f.access, f.refresh, f.params::pg_catalog.text"
+		" f.refresh_expires_at, f.lifetime, f.token_type, f.scope, f.access, f.refresh, f.params::pg_catalog.text,"
+		" f.new_params::pg_catalog.text, f.new_metadata::pg_catalog.text"
 		" FROM conduit.flight f"
 		" WHERE f.outcome IS NOT NULL AND f.connection_id > $1 ORDER BY f.connection_id LIMIT $2",
 		2, {UUIDOID, INT4OID}

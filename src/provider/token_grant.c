@@ -163,7 +163,10 @@ read_rest(TokenObject *object, TimestampTz received_at, TokenGrant *grant)
 {
 	const ConduitConnector *connector = object->connector;
 
-	grant->token_type = read_token_type(conduit_token_take(object, connector->token_type_path, "token_type"));
+	const ConduitJson *token_type = conduit_token_take(object, connector->token_type_path, "token_type");
+
+	if (token_type != NULL || !grant->keeps_access_token)
+		grant->token_type = read_token_type(token_type);
 	grant->scope = read_scope(conduit_token_take(object, connector->scope_path, "scope"),
 							  connector->scope_separator ? connector->scope_separator[0] : ' ');
 	conduit_token_read_expiry(object, received_at, grant);

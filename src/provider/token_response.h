@@ -38,7 +38,8 @@ typedef struct TokenGrant
 {
 	ConduitSecret secret;		/* access_token, refresh_token, extra; points into memory of
 								 * the context it was parsed in */
-	char	   *token_type;		/* "Bearer" where none was given */
+	char	   *token_type;		/* "Bearer" where none was given; NULL: as it was, with
+								 * keeps_access_token */
 	char	   *scope;			/* as given, NULL: not given */
 	TimestampTz issued_at;		/* now, or what the answer says where it is plausible */
 	TimestampTz expires_at;		/* DT_NOEND: none */
