@@ -100,17 +100,11 @@ same_scalar(const ConduitJson *a, const ConduitJson *b)
 bool
 conduit_classify_success(const ConduitConnector *connector, const ConduitJson *body)
 {
-	const ConduitJson *node;
+	const ConduitJson *ok = conduit_json_get(body, "ok");
 
 	if (connector->success_path == NULL)
-	{
-		node = conduit_json_get(body, "ok");
-		return node == NULL || node->type != CONDUIT_JSON_FALSE;
-	}
-	node = conduit_find_path(body, connector->success_path);
-	if (connector->success_value == NULL)
-		return node != NULL && node->type != CONDUIT_JSON_FALSE;
-	return same_scalar(node, connector->success_value);
+		return ok == NULL || ok->type != CONDUIT_JSON_FALSE;
+	return same_scalar(conduit_find_path(body, connector->success_path), connector->success_value);
 }
 
 /* The number in "AADSTS70008: ...", or else the first of error_codes. */

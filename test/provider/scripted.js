@@ -540,16 +540,19 @@ const describeFamily = (family) => {
 
 const onPath = (query) => (item) => !query.has('path') || item.path === query.get('path');
 
+function setScript({ path, steps = [], repeat_last: repeatLast = false }) {
+  if (!path?.startsWith('/') || !Array.isArray(steps)) throw new Error('a script needs a path and steps');
+  Object.assign(endpointOf(path), { steps: [...steps], repeatLast: Boolean(repeatLast) });
+}
+
 const controls = {
   'POST issue': ({ count = 1, ...wish }) => Array.from({ length: count }, () => {
     const family = newFamily(wish);
     mintRefresh(family);
     return mintAccess(family, true);
   }),
-  'POST script': ({ path, steps = [], repeat_last: repeatLast = false }) => {
-    if (!path?.startsWith('/') || !Array.isArray(steps)) throw new Error('a script needs a path and steps');
-    Object.assign(endpointOf(path), { steps: [...steps], repeatLast: Boolean(repeatLast) });
-  },
+  'POST script': setScript,
+  'POST scripts': ({ scripts }) => scripts.forEach(setScript),
   'POST options': (wish) => {
     const unknown = Object.keys(wish).find((name) => !(name in settings));
     if (unknown) throw new Error(`no option ${unknown}`);

@@ -289,7 +289,8 @@ sub wait_for
 =head2 The scripted server
 
 C<issue($count, %options)> returns a list of token responses,
-C<script($path, \@steps, %options)> sets what an endpoint shall do,
+C<script($path, \@steps, %options)> sets what an endpoint shall do, C<scripts>
+that of many, each C<< { path => $path, steps => \@steps, %options } >>,
 C<options(%options)>, C<client($client_id, $client_secret, $method, %key)>,
 C<granter(%key)>, C<verify($jwt, $public_key)> (a JWT's C<header> and C<claims>),
 C<release($path)>, C<kill_connections(%options)>, C<log($path)> (a list),
@@ -307,6 +308,12 @@ sub script
 {
 	my ($self, $path, $steps, %options) = @_;
 	return $self->post('/control/script', { %options, path => $path, steps => $steps });
+}
+
+sub scripts
+{
+	my ($self, @scripts) = @_;
+	return $self->post('/control/scripts', { scripts => \@scripts });
 }
 
 sub options
