@@ -117,29 +117,8 @@ conduit_connection_set_status(const pg_uuid_t *id, const char *status, const cha
 	conduit_store_run(&credential, &credential_args);
 }
 
-/* Whether a connection's secrets still go to the origin when these params are added to its own. */
-static bool
-params_keep_origin(const pg_uuid_t *id, const ConduitConnector *connector, const char *origin, const char *params)
-{
-	static StoreQuery select = {
-		"SELECT (params || COALESCE($2::pg_catalog.jsonb, '{}'))::pg_catalog.text FROM conduit.connection WHERE id = $1",
-		2, {UUIDOID, TEXTOID}
-	};
-	StoreArgs	args = {0};
-	char	   *merged;
-
-	conduit_arg_uuid(&args, id);
-	conduit_arg_utf8(&args, params);
-	if (conduit_store_run(&select, &args) == 0)
-		return false;
-	merged = conduit_row_text(0, 1, CurrentMemoryContext);
-	return strcmp(conduit_connector_token_origin(connector, conduit_parse_object(merged, "invalid params")),
-				  origin) == 0;
-}
-
 void
-conduit_connection_merge(const pg_uuid_t *id, const ConduitConnector *connector, const char *origin,
-						 const char *params, const char *metadata)
+conduit_connection_merge(const pg_uuid_t *id, const char *params, const char *metadata)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.connection SET params = params || COALESCE($2::pg_catalog.jsonb, '{}'),"
@@ -150,10 +129,6 @@ conduit_connection_merge(const pg_uuid_t *id, const ConduitConnector *connector,
 	};
 	StoreArgs	args = {0};
 
-	if (params != NULL && !params_keep_origin(id, connector, origin, params))
-		params = NULL;
-	if (params == NULL && metadata == NULL)
-		return;
 	conduit_arg_uuid(&args, id);
 	conduit_arg_utf8(&args, params);
 	conduit_arg_utf8(&args, metadata);

@@ -11,7 +11,6 @@
 #define CONDUIT_CONNECTION_H
 
 #include "base/compat.h"
-#include "provider/connector.h"
 #include "utils/uuid.h"
 
 typedef struct ConnectionRow
@@ -46,11 +45,11 @@ extern void conduit_connection_set_status(const pg_uuid_t *id, const char *statu
 /*
  * conduit_connection_merge takes over what a provider's answer said of the
  * connection, JSON objects' texts in UTF-8 or NULL: their keys replace those of
- * params and metadata.  Params that would send its secrets to another origin
- * than this one are left out.  The caller has locked the row.
+ * params and metadata.  Where secrets go does not change by it, for a variable
+ * that an answer fills stands in no URL that they are sent to.  The caller has
+ * locked the row.
  */
-extern void conduit_connection_merge(const pg_uuid_t *id, const ConduitConnector *connector, const char *origin,
-									 const char *params, const char *metadata);
+extern void conduit_connection_merge(const pg_uuid_t *id, const char *params, const char *metadata);
 
 /* conduit_connection_event writes an event about the connection. */
 extern void conduit_connection_event(const ConnectionRow *row, const char *kind,

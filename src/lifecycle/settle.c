@@ -257,8 +257,8 @@ merge_connection(const RefreshFlight *flight)
 	const TokenGrant *grant = &flight->outcome.grant;
 
 	if (grant->new_params != NULL || grant->new_metadata != NULL)
-		conduit_connection_merge(&flight->place.connection, flight->connector, flight->place.origin,
-								 object_text(grant->new_params), object_text(grant->new_metadata));
+		conduit_connection_merge(&flight->place.connection, object_text(grant->new_params),
+								 object_text(grant->new_metadata));
 }
 
 static void

@@ -43,6 +43,12 @@ secrets_size(const OutgoingRequest *out)
 	return size;
 }
 
+static bool
+is_code_character(char c)
+{
+	return isalnum((unsigned char) c) || c == '.' || c == '-' || c == '_';
+}
+
 /* The secrets in the alphabet of error codes, character for character, a line each. */
 static void
 add_secrets(char *end, const OutgoingRequest *out)
@@ -58,7 +64,7 @@ add_secrets(char *end, const OutgoingRequest *out)
 		{
 			char		c = secret->data[i];
 
-			if (isalnum((unsigned char) c) || c == '.' || c == '-' || c == '_')
+			if (is_code_character(c))
 				*end++ = c;
 			else if (end == begin || end[-1] != '_')
 				*end++ = '_';
@@ -192,6 +198,80 @@ hide_secrets(const Exchange *exchange, TokenOutcome *outcome)
 		snprintf(outcome->code, sizeof(outcome->code), "http_%d", outcome->status);
 }
 
+/* Does text quote all of a secret that was sent?  text is in UTF-8. */
+static bool
+text_quotes_secret(const char *text, int length, const char *secrets)
+{
+	char	   *cleaned = palloc(length + 1);
+	char	   *end = cleaned;
+	bool		found = false;
+
+	for (int i = 0; i < length; i++)
+	{
+		if (is_code_character(text[i]))
+			*end++ = text[i];
+		else if (end == cleaned || end[-1] != '_')
+			*end++ = '_';
+	}
+	*end = '\0';
+	for (const char *line = secrets; *line != '\0' && !found; line += strcspn(line, "\n") + 1)
+	{
+		size_t		line_length = strcspn(line, "\n");
+		char	   *secret = pnstrdup(line, line_length);
+
+		found = line_length >= ECHO_LENGTH && strstr(cleaned, secret) != NULL;
+		conduit_wipe(secret, line_length);
+		pfree(secret);
+	}
+	conduit_wipe(cleaned, length + 1);
+	pfree(cleaned);
+	return found;
+}
+
+static bool
+object_quotes_secret(const ConduitJson *object, const char *secrets)
+{
+	StringInfoData text;
+	bool		found;
+
+	if (object == NULL)
+		return false;
+	initStringInfo(&text);
+	conduit_json_write(&text, object);
+	found = text_quotes_secret(text.data, text.len, secrets);
+	conduit_wipe(text.data, text.len);
+	pfree(text.data);
+	return found;
+}
+
+/*
+ * What a provider says beyond tokens is kept in clear or vended.  Where that
+ * repeats a secret that was sent, the refresh token before this one for one, it
+ * is not kept.
+ */
+static void
+forget_echoes(const Exchange *exchange, TokenGrant *grant)
+{
+	const char *secrets = exchange->secrets;
+	SecretText *extra = &grant->secret.extra;
+
+	if (extra->data != NULL && text_quotes_secret(extra->data, extra->length, secrets))
+	{
+		conduit_wipe(unconstify(char *, extra->data), extra->length);
+		extra->data = NULL;
+		extra->length = 0;
+	}
+	if (object_quotes_secret(grant->new_params, secrets))
+		grant->new_params = NULL;
+	if (object_quotes_secret(grant->new_metadata, secrets))
+		grant->new_metadata = NULL;
+	if (grant->account != NULL && text_quotes_secret(grant->account, strlen(grant->account), secrets))
+		grant->account = NULL;
+	if (grant->account_label != NULL &&
+		text_quotes_secret(grant->account_label, strlen(grant->account_label), secrets))
+		grant->account_label = NULL;
+}
+
 void
 conduit_exchange_read(Exchange *exchange, TokenOutcome *outcome)
 {
@@ -200,20 +280,23 @@ conduit_exchange_read(Exchange *exchange, TokenOutcome *outcome)
 	conduit_token_response_read(exchange->connector, exchange->kind, exchange->own_client,
 								conduit_http_response(exchange->transfer),
 								exchange->started_at, outcome);
+	if (outcome->outcome == OUTCOME_REFRESHED)
+		forget_echoes(exchange, &outcome->grant);
 	hide_secrets(exchange, outcome);
 }
 
-/* The body as a JSON object, or NULL; changes the response. */
+/* The body as a JSON object or array, or NULL; changes the response. */
 static const ConduitJson *
-parse_object(HttpResponse *response)
+parse_document(HttpResponse *response)
 {
 	const char *problem;
-	ConduitJson *object;
+	ConduitJson *document;
 
 	if (response->length == 0 || response->length > INT_MAX)
 		return NULL;
-	object = conduit_json_parse(response->body, (int) response->length, &problem);
-	return object != NULL && object->type == CONDUIT_JSON_OBJECT ? object : NULL;
+	document = conduit_json_parse(response->body, (int) response->length, &problem);
+	return document != NULL &&
+		(document->type == CONDUIT_JSON_OBJECT || document->type == CONDUIT_JSON_ARRAY) ? document : NULL;
 }
 
 /* What is known of a response before it is judged; false if none came, which is then the outcome. */
@@ -265,7 +348,7 @@ conduit_exchange_read_revocation(Exchange *exchange, TokenOutcome *outcome)
 
 	if (read_problem(exchange, outcome) || !begin_outcome(response, outcome))
 		return;
-	if (conduit_classify_refusal(exchange->connector, response, parse_object(response),
+	if (conduit_classify_refusal(exchange->connector, response, parse_document(response),
 								 response->body[0] == '<', outcome) &&
 		!nothing_left(exchange->connector, outcome))
 	{
@@ -281,16 +364,16 @@ conduit_exchange_read_json(Exchange *exchange, TokenOutcome *outcome)
 {
 	HttpResponse *response = conduit_http_response(exchange->transfer);
 	int			status = response->status;
-	const ConduitJson *object;
+	const ConduitJson *document;
 
 	if (read_problem(exchange, outcome) || !begin_outcome(response, outcome))
 		return NULL;
 	if (status >= 200 && status <= 299)
 	{
-		object = parse_object(response);
-		outcome->outcome = object != NULL ? OUTCOME_REFRESHED : OUTCOME_CONFIG;
-		strlcpy(outcome->code, object != NULL ? "" : "bad_json", sizeof(outcome->code));
-		return object;
+		document = parse_document(response);
+		outcome->outcome = document != NULL ? OUTCOME_REFRESHED : OUTCOME_CONFIG;
+		strlcpy(outcome->code, document != NULL ? "" : "bad_json", sizeof(outcome->code));
+		return document;
 	}
 
 	if (status == 429 || (status == 503 && response->retry_after >= 0))

@@ -44,7 +44,7 @@ extern void conduit_exchange_read(Exchange *exchange, TokenOutcome *outcome);
 extern void conduit_exchange_read_revocation(Exchange *exchange, TokenOutcome *outcome);
 
 /*
- * conduit_exchange_read_json returns the object that a GET has brought, in
+ * conduit_exchange_read_json returns the object or array that a GET has brought, in
  * memory of the exchange and the current context; else NULL and the outcome,
  * which is none of DEAD and UNKNOWN: nothing is consumed.
  */

@@ -71,7 +71,8 @@ my $day = 86400;
 
 # ---- the table ----
 
-# [ title, expected, reply, fields of the connector ].  What is expected is
+# [ title, expected, reply, fields of the connector ].  A reply may be a
+# function of the grant that is refreshed.  What is expected is
 # 'class code', perhaps with the seconds until the next attempt; or a hash:
 #   expires          seconds from the reply (default: none)
 #   refresh_expires  likewise, of the refresh token
@@ -294,6 +295,8 @@ my @table = (
 	[ 'metadata never holds a token', { metadata => { keep => { a => 1 } } },
 		token(raw => $new_token, link => "x$new_refresh", keep => { a => 1, access_token => 'of-another', password => 'p', Secret => 's', b => $new_token }),
 		response_metadata => { b => 'raw', c => 'link', keep => 'keep' }, extra_ok => 1 ],
+	[ 'nor what was sent for it, which extra does not hold either', { metadata => {}, extra => $null },
+		sub { token(before => { was => "<$_[0]{refresh_token}>" }, keep => 1) }, response_metadata => { before => 'before', keep => 'keep' } ],
 	[ 'metadata of 20 kB is left out', { metadata => {} }, token(big => 'x' x 20000), response_metadata => { big => 'big' }, extra_ok => 1 ],
 	[ 'metadata, a number beyond jsonb', { metadata => { n => '1e999999' } }, text(200, qq({"access_token":"$new_token","refresh_token":"$new_refresh","n":1e999999})), response_metadata => { n => 'n' }, extra_ok => 1 ],
 	[ "whose account it is, is not the refresh's to say", { account => $null }, token(user => 'somebody'), account_path => 'user', extra_ok => 1 ],
@@ -607,7 +610,7 @@ foreach my $i (0 .. $#table)
 	else { @row_of{qw(class code least most)} = split / /, $expected; }
 	# What is tried again within seconds meets the same reply.
 	$row_of{soon} = defined $row_of{most} && $row_of{most} < 10;
-	push @scripts, { path => $row_of{path}, steps => [$reply], repeat_last => $row_of{soon} ? $true : $false };
+	push @scripts, { path => $row_of{path}, steps => [ ref $reply eq 'CODE' ? $reply->($granted[$i]) : $reply ], repeat_last => $row_of{soon} ? $true : $false };
 	$granted[$i]{expires_in} *= 1000 if ($fields{expires_unit} // 's') eq 'ms';
 	$row{$slug} = \%row_of;
 
@@ -776,6 +779,34 @@ foreach my $row (@again)
 ok($cluster->poll("SELECT bool_and(generation > 1) FROM conduit.credential WHERE connector IN " . list(@well)), 'all that was not dead recovers')
   or diag $cluster->sql("SELECT string_agg(connector || ' ' || status || ' ' || coalesce(last_error_code, '-'), ', ') FROM conduit.credential WHERE generation = 1 AND connector IN " . list(@well));
 is($cluster->sql("SELECT count(*) FROM conduit.connection WHERE status = 'NEEDS_REAUTH'"), scalar(grep { !$_->{success} && $_->{class} eq 'dead' } values %row), 'nobody else has lost an authorization');
+
+# ---- what a reply says of the connection waits with it for a row that is held ----
+
+{
+	my ($grant) = $provider->issue(1, expires_in => 3600);
+	my $definition = $canonical->encode({
+		auth_type => 'oauth2_code', authorize_url => 'https://provider.example.com/authorize', token_url => $provider->url . '/token/held',
+		params => { host => { pattern => '^[a-z]+$' } }, api_base_url => 'https://{host}.example.com', response_params => { host => 'h' }, response_metadata => { m => 'm' } });
+
+	$provider->script('/token/held', [ { rotate => $true, field_overrides => { h => 'eu', m => { n => 1 } } } ]);
+	$cluster->sql("SELECT conduit_register_connector('held', \$json\$$definition\$json\$)");
+	$cluster->sql("SELECT conduit_set_client('held', 'cid', 'the-client-secret')");
+	my $id = $cluster->connection('alice', 'held', $grant);
+	$cluster->sql("SELECT conduit_update_connection('alice', '$id', metadata => '{\"own\": true, \"m\": 0}')");
+	my $session = $cluster->session;
+	$session->query("BEGIN; SELECT FROM conduit.connection WHERE id = '$id' FOR UPDATE");
+	$cluster->set_clock($shift + 8000);
+	ok($cluster->poll("SELECT outcome = 'refreshed' FROM conduit.flight WHERE connection_id = '$id'"), 'a reply is parked');
+	is($cluster->sql("SELECT params, metadata FROM conduit_get_connection('alice', '$id')"), '{}|{"m": 0, "own": true}', 'what it says is not there yet');
+	$session->query('COMMIT');
+	ok($cluster->poll("SELECT generation = 2 FROM conduit.credential WHERE connection_id = '$id'"), 'then it is moved');
+	is($cluster->sql("SELECT params, metadata FROM conduit_get_connection('alice', '$id')"), '{"host": "eu"}|{"m": {"n": 1}, "own": true}', 'with what it said, beside what was there');
+	my $xmin = $cluster->sql("SELECT xmin FROM conduit.connection WHERE id = '$id'");
+	$provider->script('/token/held', [ { rotate => $true, field_overrides => { h => 'eu', m => { n => 1 } } } ]);
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$id')"), 't', 'a reply that says the same again');
+	is($cluster->sql("SELECT xmin FROM conduit.connection WHERE id = '$id'"), $xmin, 'writes nothing');
+	$session->quit;
+}
 
 # ---- and nothing has happened to the worker ----
 
