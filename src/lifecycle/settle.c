@@ -158,6 +158,7 @@ conduit_refresh_seal(RefreshFlight *flight)
 	bytea	   *access;
 	bytea	   *refresh;
 	bool		was_open = false;
+	bool		has_access_token;
 
 	if (flight->outcome.outcome != OUTCOME_REFRESHED || flight->sealed)
 		return SEAL_OK;
@@ -176,12 +177,13 @@ conduit_refresh_seal(RefreshFlight *flight)
 		was_open = true;
 		merge_extra(&before.extra, &grant->secret.extra);
 	}
-	if (!grant->keeps_access_token || keep_access_token(flight, &before.access_token))
+	has_access_token = !grant->keeps_access_token || keep_access_token(flight, &before.access_token);
+	if (has_access_token)
 		status = conduit_credential_seal_grant(&flight->place, flight->generation + 1, &grant->secret,
 											   &access, &refresh);
 	if (was_open)
 		conduit_wipe_opened(&opened);
-	if (status == SEAL_OK && flight->outcome.outcome == OUTCOME_REFRESHED)
+	if (has_access_token && status == SEAL_OK)
 	{
 		conduit_token_grant_wipe(grant);
 		flight->access = access;
