@@ -171,9 +171,9 @@ int
 conduit_due_write_last_use(void)
 {
 	pg_uuid_t	connections[LAST_USE_BATCH];
-	DateADT		days[LAST_USE_BATCH];
+	int64		days[LAST_USE_BATCH];
 	StoreScope	scope;
-	int			n = conduit_last_use_take(connections, days, LAST_USE_BATCH);
+	int			n = conduit_last_use_take(USE_CONNECTION, connections, days, LAST_USE_BATCH);
 
 	if (n == 0)
 		return 0;
@@ -182,7 +182,7 @@ conduit_due_write_last_use(void)
 		conduit_store_begin(&scope);
 		for (int i = 0; i < n; i++)
 		{
-			write_use(&connections[i], days[i]);
+			write_use(&connections[i], (DateADT) days[i]);
 			if (conduit_refresh_idle > 0)
 				end_idleness(&connections[i]);
 		}
@@ -191,7 +191,7 @@ conduit_due_write_last_use(void)
 	PG_CATCH();
 	{
 		for (int i = 0; i < n; i++)
-			conduit_last_use_put_back(&connections[i], days[i]);
+			conduit_last_use_put_back(USE_CONNECTION, &connections[i], days[i]);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

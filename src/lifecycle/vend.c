@@ -157,7 +157,7 @@ void
 conduit_vend_note(const CredentialView *view)
 {
 	conduit_stats_add(view->place.connector, STATS_VENDS, 1);
-	conduit_last_use_note(&view->place.connection, conduit_now());
+	conduit_last_use_note(USE_CONNECTION, &view->place.connection, conduit_last_use_day(conduit_now()));
 }
 
 /* The shape of the result, found once. */

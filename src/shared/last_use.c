@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * last_use.c
- *	  Which connections were used today.
+ *	  What was used of late.
  *
- * A set-associative table: a connection's note stands in one bucket of a few,
+ * A set-associative table: a note stands in one bucket of a few,
  * each bucket under a spinlock of its own.
  *
  *-------------------------------------------------------------------------
@@ -20,9 +20,10 @@
 typedef struct Note
 {
 	Oid			database;		/* InvalidOid: free */
-	DateADT		day;
+	UseKind		kind;
 	bool		written;
-	pg_uuid_t	connection;
+	int64		stamp;
+	pg_uuid_t	id;
 } Note;
 
 typedef struct Bucket
@@ -56,36 +57,47 @@ conduit_last_use_day(TimestampTz at)
 	return (DateADT) (at / USECS_PER_DAY - (at % USECS_PER_DAY < 0 ? 1 : 0));
 }
 
-static Bucket *
-bucket_of(const pg_uuid_t *connection)
+int64
+conduit_last_use_minute(TimestampTz at)
 {
-	return &buckets[hash_bytes(connection->data, UUID_LEN) % BUCKETS];
+	return at / USECS_PER_MINUTE - (at % USECS_PER_MINUTE < 0 ? 1 : 0);
+}
+
+TimestampTz
+conduit_last_use_minute_start(int64 minute)
+{
+	return minute * USECS_PER_MINUTE;
+}
+
+static Bucket *
+bucket_of(const pg_uuid_t *id)
+{
+	return &buckets[hash_bytes(id->data, UUID_LEN) % BUCKETS];
 }
 
 static bool
-is_note_of(const Note *note, const pg_uuid_t *connection)
+is_note_of(const Note *note, UseKind kind, const pg_uuid_t *id)
 {
-	return note->database == MyDatabaseId &&
-		memcmp(&note->connection, connection, sizeof(pg_uuid_t)) == 0;
+	return note->database == MyDatabaseId && note->kind == kind &&
+		memcmp(&note->id, id, sizeof(pg_uuid_t)) == 0;
 }
 
 void
-conduit_last_use_note(const pg_uuid_t *connection, TimestampTz at)
+conduit_last_use_note(UseKind kind, const pg_uuid_t *id, int64 stamp)
 {
-	DateADT		today = conduit_last_use_day(at);
 	Bucket	   *bucket;
 	Note	   *place = NULL;
 
 	if (buckets == NULL || RecoveryInProgress())
 		return;
-	bucket = bucket_of(connection);
+	bucket = bucket_of(id);
 
 	SpinLockAcquire(&bucket->mutex);
 	for (int i = 0; i < WAYS; i++)
 	{
 		Note	   *note = &bucket->notes[i];
 
-		if (is_note_of(note, connection))
+		if (is_note_of(note, kind, id))
 		{
 			place = note;
 			break;
@@ -93,18 +105,19 @@ conduit_last_use_note(const pg_uuid_t *connection, TimestampTz at)
 		if (place == NULL && (!OidIsValid(note->database) || note->written))
 			place = note;
 	}
-	if (place != NULL && !(is_note_of(place, connection) && place->day == today))
+	if (place != NULL && !(is_note_of(place, kind, id) && place->stamp == stamp))
 	{
 		place->database = MyDatabaseId;
-		place->connection = *connection;
-		place->day = today;
+		place->kind = kind;
+		place->id = *id;
+		place->stamp = stamp;
 		place->written = false;
 	}
 	SpinLockRelease(&bucket->mutex);
 }
 
 int
-conduit_last_use_take(pg_uuid_t *connections, DateADT *days, int capacity)
+conduit_last_use_take(UseKind kind, pg_uuid_t *ids, int64 *stamps, int capacity)
 {
 	int			n = 0;
 
@@ -117,10 +130,10 @@ conduit_last_use_take(pg_uuid_t *connections, DateADT *days, int capacity)
 		{
 			Note	   *note = &bucket->notes[j];
 
-			if (note->database != MyDatabaseId || note->written)
+			if (note->database != MyDatabaseId || note->kind != kind || note->written)
 				continue;
-			connections[n] = note->connection;
-			days[n] = note->day;
+			ids[n] = note->id;
+			stamps[n] = note->stamp;
 			note->written = true;
 			n++;
 		}
@@ -130,13 +143,13 @@ conduit_last_use_take(pg_uuid_t *connections, DateADT *days, int capacity)
 }
 
 void
-conduit_last_use_put_back(const pg_uuid_t *connection, DateADT day)
+conduit_last_use_put_back(UseKind kind, const pg_uuid_t *id, int64 stamp)
 {
-	Bucket	   *bucket = bucket_of(connection);
+	Bucket	   *bucket = bucket_of(id);
 
 	SpinLockAcquire(&bucket->mutex);
 	for (int j = 0; j < WAYS; j++)
-		if (is_note_of(&bucket->notes[j], connection) && bucket->notes[j].day == day)
+		if (is_note_of(&bucket->notes[j], kind, id) && bucket->notes[j].stamp == stamp)
 			bucket->notes[j].written = false;
 	SpinLockRelease(&bucket->mutex);
 }

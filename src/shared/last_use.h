@@ -1,12 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * last_use.h
- *	  Which connections were used today, until the worker has written it down.
+ *	  What was used of late, until the worker has written it down.
  *
- * A vend writes nothing, so the day of a connection's last use is noted here
- * and written to conduit.last_use by the worker, once a day and connection.
- * The table is bounded: where it is full, a use that has been written makes
- * room, else the note is dropped and the next vend makes it again.
+ * A vend writes nothing, nor does the proof of a session or a key, so their
+ * last uses are noted here and written to tables by the worker: of a connection
+ * the day, of sessions and keys the minute.  The table is bounded: where it is
+ * full, a use that has been written makes room, else the note is dropped and
+ * the next use makes it again.
+ *
+ * Wording:
+ *	   - A stamp is a number of days or minutes, by the kind; it grows with time.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,21 +22,30 @@
 #include "utils/date.h"
 #include "utils/uuid.h"
 
+typedef enum UseKind
+{
+	USE_CONNECTION,				/* stamps are DateADT */
+	USE_SESSION,				/* stamps are minutes of TimestampTz */
+	USE_API_KEY
+} UseKind;
+
 extern Size conduit_last_use_size(void);
 extern void conduit_last_use_attach(void *memory, bool initialise);
 
-/* The day (UTC) that a time falls on. */
+/* The day (UTC) and the minute that a time falls on, and when a minute began. */
 extern DateADT conduit_last_use_day(TimestampTz at);
+extern int64 conduit_last_use_minute(TimestampTz at);
+extern TimestampTz conduit_last_use_minute_start(int64 minute);
 
 /* conduit_last_use_note records a use in this database; cheap when noted already. */
-extern void conduit_last_use_note(const pg_uuid_t *connection, TimestampTz at);
+extern void conduit_last_use_note(UseKind kind, const pg_uuid_t *id, int64 stamp);
 
 /*
  * conduit_last_use_take copies notes of this database that are not written yet
  * and takes them for written; conduit_last_use_put_back undoes it for one that
  * could not be.
  */
-extern int	conduit_last_use_take(pg_uuid_t *connections, DateADT *days, int capacity);
-extern void conduit_last_use_put_back(const pg_uuid_t *connection, DateADT day);
+extern int	conduit_last_use_take(UseKind kind, pg_uuid_t *ids, int64 *stamps, int capacity);
+extern void conduit_last_use_put_back(UseKind kind, const pg_uuid_t *id, int64 stamp);
 
 #endif							/* CONDUIT_LAST_USE_H */
