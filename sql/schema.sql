@@ -248,12 +248,94 @@ CREATE TABLE conduit.last_use (
 );
 COMMENT ON TABLE conduit.last_use IS 'Day of each connection''s last vend, written by the worker';
 
+-- Who may come in, and by what.
+
+CREATE TABLE conduit.facade (
+	schema_name	text COLLATE "C" PRIMARY KEY,
+	tenant		text COLLATE "C" NOT NULL,
+	options		jsonb NOT NULL DEFAULT '{}',
+	created_at	timestamptz NOT NULL,
+	updated_at	timestamptz NOT NULL,
+	dropped_at	timestamptz
+);
+CREATE INDEX facade_tenant_idx ON conduit.facade (tenant);
+COMMENT ON TABLE conduit.facade IS 'Schemas that conduit_expose() has made a facade in';
+COMMENT ON COLUMN conduit.facade.dropped_at IS 'The schema was dropped: the worker destroys what belongs to its tenant';
+
+CREATE TABLE conduit.jwt_key (
+	schema_name	text COLLATE "C" PRIMARY KEY REFERENCES conduit.facade (schema_name) ON DELETE CASCADE,
+	id			uuid NOT NULL UNIQUE,
+	jwk			bytea NOT NULL CHECK (pg_catalog.octet_length(jwk) OPERATOR(pg_catalog.<=) 131072),
+	created_at	timestamptz NOT NULL
+);
+ALTER TABLE conduit.jwt_key ALTER COLUMN jwk SET STORAGE EXTERNAL;
+ALTER TABLE conduit.jwt_key ALTER COLUMN jwk SET STATISTICS 0;
+COMMENT ON TABLE conduit.jwt_key IS 'Sealed keys that prove the tokens of a facade''s callers';
+
+CREATE TABLE conduit.trusted_caller (
+	tenant		text COLLATE "C" NOT NULL,
+	name		text COLLATE "C" NOT NULL,
+	issuer		text COLLATE "C",
+	audience	text COLLATE "C",
+	subjects	text[],
+	claims		jsonb NOT NULL,
+	created_at	timestamptz NOT NULL,
+	PRIMARY KEY (tenant, name)
+);
+COMMENT ON TABLE conduit.trusted_caller IS 'Which proven tokens are a backend''s: those that match all that a row names';
+
+CREATE TABLE conduit.mac_key (
+	singleton	boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+	id			uuid NOT NULL UNIQUE,
+	secret		bytea NOT NULL,
+	created_at	timestamptz NOT NULL
+);
+ALTER TABLE conduit.mac_key ALTER COLUMN secret SET STORAGE EXTERNAL;
+ALTER TABLE conduit.mac_key ALTER COLUMN secret SET STATISTICS 0;
+COMMENT ON TABLE conduit.mac_key IS 'The sealed key under which API keys have their MAC';
+
+CREATE TABLE conduit.api_key (
+	id			uuid PRIMARY KEY,
+	tenant		text COLLATE "C" NOT NULL,
+	owner		text COLLATE "C",
+	name		text NOT NULL,
+	scopes		text[] NOT NULL,
+	mac			bytea NOT NULL,
+	created_at	timestamptz NOT NULL,
+	expires_at	timestamptz,
+	revoked_at	timestamptz,
+	rotated_from uuid,
+	last_used_at timestamptz
+);
+CREATE INDEX api_key_owner_idx ON conduit.api_key (tenant, owner, id);
+COMMENT ON TABLE conduit.api_key IS 'Server-to-server keys: no key, a MAC of its secret';
+
+CREATE TABLE conduit.session (
+	id			uuid PRIMARY KEY,
+	hash		bytea NOT NULL,
+	tenant		text COLLATE "C" NOT NULL,
+	owner		text COLLATE "C" NOT NULL,
+	connection_id uuid,
+	ttl			double precision NOT NULL,
+	created_at	timestamptz NOT NULL,
+	last_used_at timestamptz,
+	expires_at	timestamptz NOT NULL,
+	ends_at		timestamptz NOT NULL
+);
+CREATE INDEX session_expires_idx ON conduit.session (expires_at);
+CREATE INDEX session_owner_idx ON conduit.session (tenant, owner);
+COMMENT ON TABLE conduit.session IS 'Opaque handles for cookies: no key, its SHA-256';
+
 -- Rows of sealed secrets are for their owner alone: also roles that may read
 -- every table (pg_read_all_data) see none.
 ALTER TABLE conduit.client_secret ENABLE ROW LEVEL SECURITY;
 ALTER TABLE conduit.credential ENABLE ROW LEVEL SECURITY;
 ALTER TABLE conduit.flight ENABLE ROW LEVEL SECURITY;
 ALTER TABLE conduit.revocation ENABLE ROW LEVEL SECURITY;
+ALTER TABLE conduit.jwt_key ENABLE ROW LEVEL SECURITY;
+ALTER TABLE conduit.mac_key ENABLE ROW LEVEL SECURITY;
+ALTER TABLE conduit.api_key ENABLE ROW LEVEL SECURITY;
+ALTER TABLE conduit.session ENABLE ROW LEVEL SECURITY;
 
 -- All user data, with the sequences behind it.
 SELECT pg_catalog.pg_extension_config_dump('conduit.connector_revision', '');
@@ -270,3 +352,9 @@ SELECT pg_catalog.pg_extension_config_dump('conduit.revocation', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.key', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.setting', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.last_use', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.facade', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.jwt_key', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.trusted_caller', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.mac_key', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.api_key', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.session', '');

@@ -21,6 +21,16 @@ typedef struct ErrorText
 } ErrorText;
 
 static const ErrorText error_texts[] = {
+	[CONDUIT_ERR_UNAUTHORIZED] = {
+		HTTP_STATE('4', '0', '1'),
+		"unauthorized",
+		"Present a valid API key, session or token."
+	},
+	[CONDUIT_ERR_FORBIDDEN] = {
+		HTTP_STATE('4', '0', '3'),
+		"forbidden",
+		"Present a key or a token that may do this."
+	},
 	[CONDUIT_ERR_CONNECTION_NOT_FOUND] = {
 		HTTP_STATE('4', '0', '4'),
 		"connection not found",

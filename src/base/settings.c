@@ -18,7 +18,8 @@
 #define SECOND_MS	1000
 #define MINUTE_MS	(60 * SECOND_MS)
 #define MINUTE_S	60
-#define DAY_S		(24 * 60 * MINUTE_S)
+#define HOUR_S		(60 * MINUTE_S)
+#define DAY_S		(24 * HOUR_S)
 
 char	   *conduit_keyring_file = NULL;
 char	   *conduit_ca_file = NULL;
@@ -32,6 +33,8 @@ int			conduit_vend_patience = 1 * SECOND_MS;
 int			conduit_http_timeout = 30 * SECOND_MS;
 int			conduit_max_response_size = 64;
 int			conduit_max_in_flight = 64;
+int			conduit_session_max_ttl = 30 * DAY_S;
+int			conduit_session_ttl = 7 * DAY_S;
 int			conduit_shutdown_grace = 1 * SECOND_MS;
 int			conduit_event_retention = 30 * DAY_S;
 double		conduit_clock_offset = 0;
@@ -174,6 +177,24 @@ conduit_settings_define(void)
 							"A token that lives shorter than twice as long is due at half its life.",
 							&conduit_refresh_lead,
 							5 * MINUTE_S, 0, DAY_S,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("conduit.session_max_ttl",
+							"Sets how long a session lives at most, however much it is used.",
+							NULL,
+							&conduit_session_max_ttl,
+							30 * DAY_S, HOUR_S, INT_MAX,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("conduit.session_ttl",
+							"Sets how long a session lives after its last use.",
+							NULL,
+							&conduit_session_ttl,
+							7 * DAY_S, 5 * MINUTE_S, INT_MAX,
 							PGC_SIGHUP,
 							GUC_UNIT_S,
 							NULL, NULL, NULL);

@@ -245,7 +245,8 @@ conduit_key_flush_wraps(void)
 #define BLOB_KEYS \
 	" SELECT pg_catalog.substring(b.blob, 7, 16) AS key, pg_catalog.count(*) AS blobs" \
 	" FROM (SELECT access FROM conduit.credential UNION ALL SELECT refresh FROM conduit.credential" \
-	"  UNION ALL SELECT secret FROM conduit.client_secret" \
+	"  UNION ALL SELECT secret FROM conduit.client_secret UNION ALL SELECT secret FROM conduit.mac_key" \
+	"  UNION ALL SELECT jwk FROM conduit.jwt_key" \
 	"  UNION ALL SELECT access FROM conduit.flight UNION ALL SELECT refresh FROM conduit.flight" \
 	"  UNION ALL SELECT access FROM conduit.revocation" \
 	"  UNION ALL SELECT refresh FROM conduit.revocation) b (blob)" \

@@ -74,6 +74,25 @@ static RewrapTable tables[] = {
 		" WHERE id = $1", 3, {UUIDOID, BYTEAOID, BYTEAOID}},
 		"credential", {"access", "refresh"}, {{0}}
 	},
+	{
+		{"SELECT id, id, '', '', '', '', 0::pg_catalog.int8, secret, NULL::pg_catalog.bytea"
+			" FROM conduit.mac_key WHERE id > $1 AND " NOT_PRIMARY("secret")
+			" ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED",
+		3, {UUIDOID, BYTEAOID, INT4OID}},
+		{"UPDATE conduit.mac_key SET secret = COALESCE($2, secret) WHERE id = $1 AND $3 IS NULL",
+		3, {UUIDOID, BYTEAOID, BYTEAOID}},
+		"mac", {"secret", NULL}, {{0}}
+	},
+	{
+		{"SELECT k.id, k.id, f.tenant, '', '', '', 0::pg_catalog.int8, k.jwk, NULL::pg_catalog.bytea"
+			" FROM conduit.jwt_key k JOIN conduit.facade f ON f.schema_name = k.schema_name WHERE k.id > $1"
+			" AND " NOT_PRIMARY("k.jwk")
+			" ORDER BY k.id LIMIT $3 FOR NO KEY UPDATE OF k SKIP LOCKED",
+		3, {UUIDOID, BYTEAOID, INT4OID}},
+		{"UPDATE conduit.jwt_key SET jwk = COALESCE($2, jwk) WHERE id = $1 AND $3 IS NULL",
+		3, {UUIDOID, BYTEAOID, BYTEAOID}},
+		"jwt_key", {"secret", NULL}, {{0}}
+	},
 };
 
 /* A row that is to be rewrapped, copied out of SPI's table. */

@@ -14,6 +14,8 @@
 
 #include "base/clock.h"
 #include "base/settings.h"
+#include "door/api_key.h"
+#include "door/session.h"
 #include "lifecycle/catalogue.h"
 #include "lifecycle/due.h"
 #include "lifecycle/event.h"
@@ -55,11 +57,26 @@ conduit_tell(void)
 		tell_batch(false);
 }
 
+/* Batches of a chore, each in a transaction of its own, until there is nothing left; how many in all. */
+static int
+do_in_batches(int (*chore) (void))
+{
+	int			all = 0;
+	int			n;
+
+	do
+	{
+		conduit_round_begin();
+		n = chore();
+		conduit_round_commit();
+		all += n;
+	} while (n > 0 && !ShutdownRequestPending);
+	return all;
+}
+
 void
 conduit_keep_house(void)
 {
-	int			n;
-
 	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
 	conduit_round.check = true;
 	conduit_round.tell = true;
@@ -68,20 +85,12 @@ conduit_keep_house(void)
 	conduit_round_begin();
 	conduit_key_flush_wraps();
 	conduit_round_commit();
-	do
-	{
-		conduit_round_begin();
-		n = conduit_due_write_last_use();
-		conduit_round_commit();
-		if (n > 0 && conduit_refresh_idle > 0)
-			conduit_round.full_scan_at = 0;	/* some may be due again */
-	} while (n > 0);
-	do
-	{
-		conduit_round_begin();
-		n = conduit_event_purge();
-		conduit_round_commit();
-	} while (n > 0 && !ShutdownRequestPending);
+	if (do_in_batches(conduit_due_write_last_use) > 0 && conduit_refresh_idle > 0)
+		conduit_round.full_scan_at = 0; /* some may be due again */
+	(void) do_in_batches(conduit_api_key_write_uses);
+	(void) do_in_batches(conduit_session_write_uses);
+	(void) do_in_batches(conduit_session_purge);
+	(void) do_in_batches(conduit_event_purge);
 	if (conduit_queue_flying() == 0 && conduit_errands_under_way() == 0)
 		conduit_catalogue_release();
 }
