@@ -61,7 +61,7 @@ hash_of(const char *key, uint8 *hash)
 static pg_uuid_t
 id_of(const uint8 *hash)
 {
-	pg_uuid_t	id;
+	pg_uuid_t	id = {{0}};
 
 	memcpy(id.data, hash, UUID_LEN);
 	return id;
