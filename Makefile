@@ -11,7 +11,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/con
 MODULE_big = conduit
 OBJS = src/conduit.o \
 	src/base/base64url.o src/base/clock.o src/base/json.o src/base/json_array.o src/base/report.o src/base/settings.o \
-	src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
+	src/vault/digest.o src/vault/keyring.o src/vault/seal.o src/vault/secret.o \
 	src/shared/area.o src/shared/flight.o src/shared/last_use.o src/shared/limiter.o src/shared/mailbox.o src/shared/roster.o \
 	src/shared/stats.o src/shared/wraps.o \
 	src/provider/account.o src/provider/api_auth.o src/provider/assertion.o src/provider/authorize_url.o \

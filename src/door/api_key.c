@@ -7,10 +7,6 @@
  */
 #include "door/api_key.h"
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
@@ -25,6 +21,7 @@
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
 #include "shared/last_use.h"
+#include "vault/digest.h"
 #include "vault/secret.h"
 
 PG_FUNCTION_INFO_V1(conduit_create_api_key);
@@ -39,7 +36,7 @@ PG_FUNCTION_INFO_V1(conduit_revoke_api_key);
 #define SECRET_LENGTH	conduit_base64url_encoded_length(SECRET_BYTES)
 #define CHECKSUM_LENGTH conduit_base64url_encoded_length(CHECKSUM_BYTES)
 #define KEY_LENGTH		(PREFIX_LENGTH + ID_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH)
-#define MAC_BYTES		32
+#define MAC_BYTES		CONDUIT_DIGEST_LEN
 #define MAX_SCOPES		64
 #define MAX_SCOPE_LEN	128
 #define MAX_NAME_LEN	100
@@ -117,7 +114,6 @@ compute_mac(const pg_uuid_t *key, const uint8 *secret, uint8 *mac)
 	bytea	   *blob = read_mac_key(&id);
 	char		key_id[CONDUIT_KEY_ID_LEN + 1];
 	uint8		message[UUID_LEN + SECRET_BYTES];
-	unsigned int length = 0;
 	OpenedSecret opened;
 	ConduitSecret record;
 	SealStatus	status;
@@ -129,11 +125,10 @@ compute_mac(const pg_uuid_t *key, const uint8 *secret, uint8 *mac)
 		conduit_key_raise(status, key_id);
 	memcpy(message, key->data, UUID_LEN);
 	memcpy(message + UUID_LEN, secret, SECRET_BYTES);
-	(void) HMAC(EVP_sha256(), record.client_secret.data, record.client_secret.length,
-				message, sizeof(message), mac, &length);
+	conduit_hmac(record.client_secret.data, record.client_secret.length, message, sizeof(message), mac);
 	conduit_wipe(message, sizeof(message));
 	conduit_wipe_opened(&opened);
-	return length == MAC_BYTES;
+	return true;
 }
 
 /* ---- the text of a key ---- */
@@ -157,7 +152,7 @@ format_key(const pg_uuid_t *id, const uint8 *secret)
 	char	   *at = text + PREFIX_LENGTH;
 	uint8		sum[CHECKSUM_BYTES];
 
-	memcpy(text, PREFIX, PREFIX_LENGTH);
+	strlcpy(text, PREFIX, KEY_LENGTH + 1);
 	at += conduit_base64url_encode(id->data, UUID_LEN, at);
 	at += conduit_base64url_encode(secret, SECRET_BYTES, at);
 	checksum(text, at - text, sum);
@@ -216,7 +211,7 @@ conduit_api_key_verify(const char *text, const char *tenant, ApiKey *key)
 	};
 	TimestampTz now = conduit_now();
 	uint8		secret[SECRET_BYTES];
-	uint8		mac[EVP_MAX_MD_SIZE];
+	uint8		mac[MAC_BYTES];
 	bytea	   *stored;
 	StoreArgs	args = {0};
 	bool		proven;
@@ -235,7 +230,7 @@ conduit_api_key_verify(const char *text, const char *tenant, ApiKey *key)
 	if (conduit_store_run(&select, &args) == 0)
 		return false;
 	stored = conduit_row_bytea(0, 1, CurrentMemoryContext);
-	if (VARSIZE_ANY_EXHDR(stored) != MAC_BYTES || CRYPTO_memcmp(VARDATA_ANY(stored), mac, MAC_BYTES) != 0)
+	if (VARSIZE_ANY_EXHDR(stored) != MAC_BYTES || !conduit_digests_equal(VARDATA_ANY(stored), mac, MAC_BYTES))
 		return false;
 	key->tenant = pstrdup(tenant);
 	key->owner = conduit_row_text(0, 2, CurrentMemoryContext);
@@ -322,7 +317,7 @@ insert_key(const pg_uuid_t *id, const char *tenant, const char *owner, const cha
 		9, {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID}
 	};
 	uint8		secret[SECRET_BYTES];
-	bytea	   *mac = palloc(VARHDRSZ + EVP_MAX_MD_SIZE);
+	bytea	   *mac = palloc(VARHDRSZ + MAC_BYTES);
 	char	   *text;
 	StoreArgs	args = {0};
 

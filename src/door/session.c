@@ -7,12 +7,8 @@
  */
 #include "door/session.h"
 
-#include <openssl/crypto.h>
-
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -25,6 +21,7 @@
 #include "lifecycle/connection.h"
 #include "lifecycle/store.h"
 #include "shared/last_use.h"
+#include "vault/digest.h"
 #include "vault/seal.h"
 
 PG_FUNCTION_INFO_V1(conduit_open_session);
@@ -42,18 +39,12 @@ static bool
 hash_of(const char *key, uint8 *hash)
 {
 	uint8		bytes[KEY_BYTES + 3];
-	pg_cryptohash_ctx *context;
 	bool		well_formed = strlen(key) == KEY_LENGTH &&
 		conduit_base64url_decode(key, KEY_LENGTH, bytes) == KEY_BYTES;
 
 	if (!well_formed)
 		return false;
-	context = pg_cryptohash_create(PG_SHA256);
-	if (pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, bytes, KEY_BYTES) < 0 ||
-		pg_cryptohash_final(context, hash, PG_SHA256_DIGEST_LENGTH) < 0)
-		elog(ERROR, "could not compute a SHA-256");
-	pg_cryptohash_free(context);
+	conduit_sha256(bytes, KEY_BYTES, hash);
 	conduit_wipe(bytes, sizeof(bytes));
 	return true;
 }
@@ -86,7 +77,7 @@ conduit_session_verify(const char *key, const char *tenant, ConduitSession *sess
 		2, {UUIDOID, TEXTOID}
 	};
 	TimestampTz now = conduit_now();
-	uint8		hash[PG_SHA256_DIGEST_LENGTH];
+	uint8		hash[CONDUIT_DIGEST_LEN];
 	pg_uuid_t	id;
 	bytea	   *stored;
 	TimestampTz ends_at;
@@ -101,7 +92,7 @@ conduit_session_verify(const char *key, const char *tenant, ConduitSession *sess
 	if (conduit_store_run(&select, &args) == 0)
 		return false;
 	stored = conduit_row_bytea(0, 1, CurrentMemoryContext);
-	if (VARSIZE_ANY_EXHDR(stored) != sizeof(hash) || CRYPTO_memcmp(VARDATA_ANY(stored), hash, sizeof(hash)) != 0)
+	if (VARSIZE_ANY_EXHDR(stored) != sizeof(hash) || !conduit_digests_equal(VARDATA_ANY(stored), hash, sizeof(hash)))
 		return false;
 	ends_at = conduit_row_time(0, 5);
 	if (conduit_row_time(0, 4) <= now || ends_at <= now)
@@ -148,7 +139,7 @@ conduit_open_session(PG_FUNCTION_ARGS)
 	TimestampTz ends_at = conduit_time_add(now, conduit_session_max_ttl);
 	uint8		bytes[KEY_BYTES];
 	char		key[KEY_LENGTH + 1];
-	bytea	   *hash = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	bytea	   *hash = palloc(VARHDRSZ + CONDUIT_DIGEST_LEN);
 	pg_uuid_t	id;
 	text	   *result;
 	StoreArgs	args = {0};
@@ -157,7 +148,7 @@ conduit_open_session(PG_FUNCTION_ARGS)
 	conduit_random(bytes, sizeof(bytes));
 	(void) conduit_base64url_encode(bytes, sizeof(bytes), key);
 	(void) hash_of(key, (uint8 *) VARDATA(hash));
-	SET_VARSIZE(hash, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	SET_VARSIZE(hash, VARHDRSZ + CONDUIT_DIGEST_LEN);
 	id = id_of((uint8 *) VARDATA(hash));
 
 	conduit_arg_uuid(&args, &id);
@@ -224,14 +215,14 @@ conduit_close_session(PG_FUNCTION_ARGS)
 	};
 	char	   *key = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *tenant = conduit_tenant_argument(fcinfo, 1);
-	bytea	   *hash = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	bytea	   *hash = palloc(VARHDRSZ + CONDUIT_DIGEST_LEN);
 	pg_uuid_t	id;
 	StoreArgs	args = {0};
 	StoreScope	scope;
 
 	if (!hash_of(key, (uint8 *) VARDATA(hash)))
 		PG_RETURN_VOID();
-	SET_VARSIZE(hash, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	SET_VARSIZE(hash, VARHDRSZ + CONDUIT_DIGEST_LEN);
 	id = id_of((uint8 *) VARDATA(hash));
 	conduit_arg_uuid(&args, &id);
 	conduit_arg_text(&args, tenant);
