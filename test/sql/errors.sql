@@ -206,6 +206,14 @@ CREATE DATABASE conduit_third;
 \c conduit_second
 CREATE EXTENSION conduit CASCADE;
 SELECT conduit_create_connection('alice', 'alpaca') IS NOT NULL AS created;
+DO $$
+BEGIN
+	FOR i IN 1..6000 LOOP
+		EXIT WHEN (SELECT worker = 'running' FROM conduit_health());
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END
+$$;
 \c conduit_third
 CREATE EXTENSION conduit CASCADE;
 DO $$
