@@ -16,6 +16,8 @@
 #include "worker/queue.h"
 
 /* Milliseconds. */
+#define RETRY_PARKED 250
+#define LAST_RETRY_PARKED 30000
 #define RETRY_SETTLE 1000
 #define LAST_RETRY_SETTLE 30000
 
@@ -31,7 +33,8 @@ finish_flight(RefreshFlight *flight, SettleResult result)
 	if (result == SETTLE_PARKED)
 	{
 		conduit_round.parked++;
-		conduit_round.parked_at = conduit_real_time_in(CONDUIT_RETRY_PARKED);
+		conduit_round.parked_delay = 0;
+		conduit_round.parked_at = conduit_real_time_in(RETRY_PARKED);
 	}
 	if (outcome == OUTCOME_DEAD)
 		conduit_round.tell = true;
@@ -194,25 +197,30 @@ conduit_take_answers(void)
 
 /* The parked flight that is being moved, for a step without argument. */
 static RefreshFlight *parked_flight;
+static bool parked_tried;
 static int	parked_moved;
 
 static void
 move_one_parked(void)
 {
 	StoreScope	scope;
+	SettleResult result;
 
 	conduit_round_begin();
 	conduit_store_begin(&scope);
-	if (conduit_refresh_settle(parked_flight) == SETTLED)
-		parked_moved++;
+	result = conduit_refresh_settle(parked_flight);
 	conduit_store_end(&scope);
 	conduit_round_commit();
+	parked_tried = true;
+	if (result == SETTLED)
+		parked_moved++;
 	conduit_round.tell |= parked_flight->outcome.outcome == OUTCOME_DEAD;
 }
 
 /*
  * A page of the parked flights, each in a transaction of its own: one that
- * cannot be settled keeps no other.
+ * cannot be settled keeps no other.  But it makes the next look come later, for
+ * each leaves an error in the log.
  */
 void
 conduit_move_parked(void)
@@ -224,7 +232,9 @@ conduit_move_parked(void)
 	ListCell   *cell;
 	StoreScope	scope;
 	bool		last_page;
+	bool		failed = false;
 
+	conduit_round.parked_at = conduit_real_time_in(LAST_RETRY_PARKED);	/* if this one fails */
 	conduit_round_begin();
 	conduit_store_begin(&scope);
 	flights = conduit_refresh_load_parked(&page, PARKED_BATCH, context);
@@ -239,8 +249,13 @@ conduit_move_parked(void)
 		parked_flight = lfirst(cell);
 		if (!last_page)
 			page = parked_flight->place.connection;
+		parked_tried = false;
 		conduit_guarded(move_one_parked, "moving a parked reply");
+		failed |= !parked_tried;
 	}
+	conduit_round.parked_delay = failed ? Min(conduit_round.parked_delay * 2, LAST_RETRY_PARKED) : 0;
+	conduit_round.parked_delay = Max(conduit_round.parked_delay, RETRY_PARKED);
+	conduit_round.parked_at = conduit_real_time_in(conduit_round.parked_delay);
 
 	/* The count is a hint, but for what a whole look has found. */
 	if (first_page && last_page)

@@ -15,12 +15,15 @@
 #include "lifecycle/store.h"
 #include "vault/keyring.h"
 
+/* Milliseconds. */
+#define RETRY_CHECK 1000
+
 /*
  * Whether there is work for this worker here: the extension, in a version that
  * the library serves.  An older or newer one is left alone until it is updated.
  */
-bool
-conduit_extension_present(void)
+static bool
+extension_present(void)
 {
 	const ExtensionInfo *extension;
 	bool		present;
@@ -64,8 +67,8 @@ find_pause(void)
 	return pause;
 }
 
-void
-conduit_check_pause(void)
+static void
+check_pause(void)
 {
 	static const char *const reasons[] = {
 		[PAUSE_DISABLED] = "conduit.refresh_enabled is off",
@@ -74,7 +77,6 @@ conduit_check_pause(void)
 	};
 	RosterPause pause = find_pause();
 
-	conduit_round.check = false;
 	/* a restore brings parked replies that this worker has not counted */
 	conduit_round.parked = Max(conduit_round.parked, 1);
 	if (pause == conduit_round.pause)
@@ -87,6 +89,22 @@ conduit_check_pause(void)
 	}
 	else
 		ereport(LOG, (errmsg("conduit: refresh is paused: %s", reasons[pause])));
+}
+
+/*
+ * Look again at the extension, the keyring and the identity.  Sets absent, or
+ * pause.  Where that fails it is tried again, but not at once.
+ */
+void
+conduit_check(void)
+{
+	conduit_round.check_at = conduit_real_time_in(RETRY_CHECK);
+	if (extension_present())
+		check_pause();
+	else
+		conduit_round.absent = true;
+	conduit_round.check = false;
+	conduit_round.check_at = 0;
 }
 
 RequestAnswer

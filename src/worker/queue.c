@@ -28,6 +28,7 @@ typedef struct Lane
 	int			waiting;
 	int			flying;
 	TimestampTz last_finish;	/* of a flight */
+	TimestampTz passed_over;	/* due ones from here on are not all in memory */
 	dlist_node	node;			/* in the round */
 } Lane;
 
@@ -61,6 +62,7 @@ get_lane(const char *connector)
 		dlist_init(&lane->ordinary);
 		lane->waiting = lane->flying = 0;
 		lane->last_finish = 0;
+		lane->passed_over = DT_NOEND;
 		dlist_push_tail(&round_of_lanes, &lane->node);
 	}
 	return lane;
@@ -106,7 +108,7 @@ conduit_queue_add(const pg_uuid_t *connection, const char *connector, int64 gene
 		task->lane = get_lane(connector);
 		task->urgent = urgent;
 		task->forced = forced;
-		task->unasked = unasked;
+		task->unasked = task->due = unasked;
 		task->generation = generation;
 		enqueue(task);
 		return task;
@@ -121,6 +123,7 @@ conduit_queue_add(const pg_uuid_t *connection, const char *connector, int64 gene
 		task->urgent |= urgent;
 		task->forced |= forced;
 		task->unasked &= unasked;
+		task->due |= unasked;
 		if (!unasked)
 			task->generation = Max(task->generation, generation);
 		if (move)
@@ -170,7 +173,8 @@ answers(const Lane *lane)
 
 /*
  * A refresh that was only asked for, by callers who have all gone, is not made
- * any more.  Forgets the task if so.
+ * any more; one that is due as well is made as if they had never asked.
+ * Forgets the task if so.
  */
 static bool
 given_up(Task *task)
@@ -180,6 +184,13 @@ given_up(Task *task)
 	for (int i = 0; i < task->nwaiters; i++)
 		if (conduit_flight_still_waiting(task->waiters[i].waiter))
 			return false;
+	if (task->due)
+	{
+		task->generation = -1;
+		task->forced = false;
+		task->unasked = true;
+		return false;
+	}
 	forget(task);
 	return true;
 }
@@ -303,7 +314,7 @@ conduit_queue_waiting_unasked(void)
 }
 
 List *
-conduit_queue_full_lanes(int max)
+conduit_queue_pass_over(int max, TimestampTz from)
 {
 	List	   *full = NIL;
 	dlist_iter	iter;
@@ -312,8 +323,38 @@ conduit_queue_full_lanes(int max)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		if (lane->waiting >= max)
-			full = lappend(full, lane->connector);
+		if (lane->waiting < max)
+			continue;
+		lane->passed_over = Min(lane->passed_over, from);
+		full = lappend(full, lane->connector);
 	}
 	return full;
+}
+
+TimestampTz
+conduit_queue_room_again(int max, bool take)
+{
+	TimestampTz from = DT_NOEND;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &round_of_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		if (lane->waiting >= max)
+			continue;
+		from = Min(from, lane->passed_over);
+		if (take)
+			lane->passed_over = DT_NOEND;
+	}
+	return from;
+}
+
+void
+conduit_queue_forget_passed_over(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &round_of_lanes)
+		dlist_container(Lane, node, iter.cur)->passed_over = DT_NOEND;
 }

@@ -37,7 +37,8 @@ typedef struct Task
 	dlist_node	node;			/* in the lane, while waiting */
 	bool		urgent;
 	bool		forced;
-	bool		unasked;		/* nobody has asked: it is due by the clock */
+	bool		unasked;		/* nobody has asked */
+	bool		due;			/* by the clock: it is made whoever has asked and left */
 	int64		generation;		/* -1: whichever is stored */
 	RefreshFlight *flight;		/* while it flies or waits to be settled */
 	int			nwaiters;
@@ -49,7 +50,7 @@ extern void conduit_queue_start(void);
 
 /*
  * conduit_queue_add makes a task, or finds the one there is and makes it at
- * least as urgent.
+ * least as urgent.  unasked: it is due by the clock.
  */
 extern Task *conduit_queue_add(const pg_uuid_t *connection, const char *connector,
 							   int64 generation, bool urgent, bool forced, bool unasked);
@@ -71,7 +72,15 @@ extern int	conduit_queue_flying(void);
 extern int	conduit_queue_waiting(void);
 extern int	conduit_queue_waiting_unasked(void);	/* those that are due by the clock alone */
 
-/* Connectors with more than max tasks waiting (List of char *, palloc'd). */
-extern List *conduit_queue_full_lanes(int max);
+/*
+ * A lane with many tasks waiting is passed over when due ones are looked for.
+ * conduit_queue_pass_over lists those with at least max (List of char *,
+ * palloc'd) and remembers for each from when on it was; conduit_queue_room_again
+ * returns that time of the lanes that now have fewer than max, the earliest, and
+ * with "take" forgets it (DT_NOEND: there is none).
+ */
+extern List *conduit_queue_pass_over(int max, TimestampTz from);
+extern TimestampTz conduit_queue_room_again(int max, bool take);
+extern void conduit_queue_forget_passed_over(void);
 
 #endif							/* CONDUIT_QUEUE_H */

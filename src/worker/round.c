@@ -67,7 +67,6 @@ conduit_round_start_up(void)
 	conduit_round_context = AllocSetContextCreate(TopMemoryContext, "conduit round", ALLOCSET_DEFAULT_SIZES);
 	conduit_round.check = conduit_round.tell = true;
 	conduit_round.next_due = conduit_round.scanned_to.refresh_at = DT_NOBEGIN;
-	conduit_round.skipped_from = DT_NOEND;
 }
 
 void

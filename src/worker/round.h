@@ -26,9 +26,6 @@
 /* Due tasks in memory, at most. */
 #define CONDUIT_MAX_QUEUED 10000
 
-/* Milliseconds between looks at parked replies. */
-#define CONDUIT_RETRY_PARKED 250
-
 /* Milliseconds from one time of keeping house to the next. */
 #define CONDUIT_HOUSEKEEPING_EVERY 60000
 
@@ -37,6 +34,8 @@ typedef struct WorkerRound
 	bool		restart;		/* settings of the database have changed */
 	RosterPause pause;
 	bool		check;			/* the extension or its identity may have changed */
+	TimestampTz check_at;		/* real time: not before, for it failed */
+	bool		absent;			/* the extension is not there, or not ours to serve */
 	bool		tell;			/* there may be events without a number */
 	List	   *unsettled;		/* RefreshFlight *: answered, not settled yet */
 	bool		settle_failed;	/* the last settle could not commit */
@@ -44,11 +43,11 @@ typedef struct WorkerRound
 	int			parked;
 	TimestampTz settle_at;		/* real time: when to try again */
 	TimestampTz parked_at;
+	int			parked_delay;
 	TimestampTz housekeeping_at;
 	TimestampTz full_scan_at;
 	TimestampTz scan_at;
 	DueMark		scanned_to;		/* everything before is in memory */
-	TimestampTz skipped_from;	/* but for full lanes, from here on */
 	TimestampTz next_due;
 	RosterReport report;
 } WorkerRound;
@@ -81,8 +80,7 @@ extern void conduit_round_wait(long timeout);
 extern void conduit_take_requests(void);
 
 /* pause.c */
-extern bool conduit_extension_present(void);
-extern void conduit_check_pause(void);
+extern void conduit_check(void);
 extern RequestAnswer conduit_pause_answer(void);
 
 /* chores.c */

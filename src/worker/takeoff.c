@@ -16,12 +16,18 @@
 #include "lifecycle/store.h"
 #include "worker/queue.h"
 
-/* Due tasks of one connector in memory, at most. */
+/*
+ * Due tasks of one connector in memory, at most; and never more than half as
+ * many as there is room for, so that the lanes of providers that do not answer
+ * leave some to those that come after them.
+ */
 #define MAX_QUEUED_OF_LANE 2000
+#define MAX_PART_OF_ROOM 2
 #define SCAN_BATCH 1000
 
 /* Milliseconds. */
 #define LEAST_BETWEEN_SCANS 50
+#define RETRY_SCAN 1000
 #define RETRY_CLAIM 30000
 #define FULL_SCAN_EVERY 600000
 
@@ -35,30 +41,45 @@ conduit_scan_from(TimestampTz from)
 	conduit_round.scanned_to.refresh_at = from;
 }
 
+static int
+room(void)
+{
+	return CONDUIT_MAX_QUEUED - conduit_queue_waiting_unasked();
+}
+
+static int
+most_of_lane(void)
+{
+	return Min(MAX_QUEUED_OF_LANE, Max(1, room() / MAX_PART_OF_ROOM));
+}
+
+/* Where due ones begin of lanes that were passed over and are half empty again. */
+static TimestampTz
+room_again_from(bool take)
+{
+	return conduit_queue_room_again(Max(1, most_of_lane() / 2), take);
+}
+
 void
 conduit_scan_due(void)
 {
 	TimestampTz now = conduit_now();
-	List	   *full = conduit_queue_full_lanes(MAX_QUEUED_OF_LANE);
+	int			max = Min(SCAN_BATCH, most_of_lane());
+	List	   *passed_over;
 	DueRow	   *rows;
 	int			n;
 
-	/* Lanes with room again: go back to where they were skipped. */
-	if (full == NIL && !TIMESTAMP_IS_NOEND(conduit_round.skipped_from))
-	{
-		conduit_scan_from(conduit_round.skipped_from);
-		conduit_round.skipped_from = DT_NOEND;
-	}
-	if (full != NIL)
-		conduit_round.skipped_from = Min(conduit_round.skipped_from, conduit_round.scanned_to.refresh_at);
+	conduit_round.scan_at = conduit_real_time_in(RETRY_SCAN);	/* if this one fails */
+	conduit_scan_from(room_again_from(true));
 	conduit_scan_from(now);				/* a clock that was set back */
+	passed_over = conduit_queue_pass_over(most_of_lane(), conduit_round.scanned_to.refresh_at);
 
 	conduit_round_begin();
-	n = conduit_due_scan(&conduit_round.scanned_to, now, full, SCAN_BATCH, &rows);
+	n = conduit_due_scan(&conduit_round.scanned_to, now, passed_over, max, &rows);
 	for (int i = 0; i < n; i++)
 		(void) conduit_queue_add(&rows[i].connection, rows[i].connector, -1, false, false, true);
 	memset(&conduit_round.scanned_to, 0, sizeof(conduit_round.scanned_to));
-	if (n == SCAN_BATCH)
+	if (n == max)
 	{
 		conduit_round.scanned_to.refresh_at = rows[n - 1].refresh_at;
 		conduit_round.scanned_to.connection = rows[n - 1].connection;
@@ -81,16 +102,15 @@ conduit_scan_wanted(TimestampTz real_now)
 	if (conduit_round.full_scan_at <= real_now)
 	{
 		conduit_scan_from(DT_NOBEGIN);
-		conduit_round.skipped_from = DT_NOEND;
+		conduit_queue_forget_passed_over();
 		conduit_round.next_due = DT_NOBEGIN;
 		conduit_round.full_scan_at = conduit_real_time_in(FULL_SCAN_EVERY);
 		conduit_round.report.last_full_scan = real_now;
 	}
 
-	/* A lane that was skipped has room again. */
-	if (!TIMESTAMP_IS_NOEND(conduit_round.skipped_from) && conduit_queue_full_lanes(MAX_QUEUED_OF_LANE / 2) == NIL)
+	if (!TIMESTAMP_IS_NOEND(room_again_from(false)))
 		conduit_round.next_due = DT_NOBEGIN;
-	return conduit_round.scan_at <= real_now && conduit_queue_waiting_unasked() < CONDUIT_MAX_QUEUED &&
+	return conduit_round.scan_at <= real_now && room() > 0 &&
 		conduit_round.next_due <= conduit_now();
 }
 
@@ -100,6 +120,19 @@ typedef struct ClaimedTask
 	RequestAnswer answer;
 	RefreshFlight *flight;
 } ClaimedTask;
+
+static RequestAnswer
+claim(Task *task, RefreshFlight **flight)
+{
+	RequestAnswer answer = conduit_refresh_claim(&task->connection, task->generation, task->forced,
+												 task->unasked, flight);
+
+	/* Who asked has been overtaken, and what overtook may be due by now. */
+	if (answer == ANSWER_NEWER && task->due &&
+		conduit_refresh_claim(&task->connection, -1, false, true, flight) == ANSWER_NONE)
+		answer = ANSWER_NONE;
+	return answer;
+}
 
 static void
 claim_together(ClaimedTask *claimed, int n)
@@ -114,12 +147,7 @@ claim_together(ClaimedTask *claimed, int n)
 	adopted = conduit_adoption_settled();
 	conduit_round.check |= !adopted;
 	for (int i = 0; i < n; i++)
-	{
-		Task	   *task = claimed[i].task;
-
-		claimed[i].answer = !adopted ? ANSWER_PAUSED : conduit_refresh_claim(&task->connection, task->generation, task->forced,
-												  task->unasked, &claimed[i].flight);
-	}
+		claimed[i].answer = adopted ? claim(claimed[i].task, &claimed[i].flight) : ANSWER_PAUSED;
 	conduit_store_end(&scope);
 	conduit_round_commit();
 }
@@ -164,11 +192,23 @@ send_claimed(ClaimedTask *claimed)
 		conduit_add_unsettled(flight);
 }
 
-/* One task that cannot be claimed with others must not keep them. */
+static bool
+may_claim(void)
+{
+	return !conduit_round.settle_failed && !conduit_round.restart && !ShutdownRequestPending &&
+		conduit_roster_told_to_leave() == ROSTER_STAY;
+}
+
+/*
+ * One task that cannot be claimed with others must not keep them.  What kept
+ * them may be that the worker was told to leave.
+ */
 static void
 claim_alone(ClaimedTask *claimed)
 {
-	if (try_claim(claimed, 1))
+	if (!may_claim())
+		conduit_queue_finish(claimed->task, ANSWER_GONE, false);
+	else if (try_claim(claimed, 1))
 		send_claimed(claimed);
 	else
 	{
@@ -180,8 +220,7 @@ claim_alone(ClaimedTask *claimed)
 void
 conduit_claim_and_send(void)
 {
-	while (!conduit_round.settle_failed && !conduit_round.restart && !ShutdownRequestPending &&
-		   conduit_roster_told_to_leave() == ROSTER_STAY)
+	while (may_claim())
 	{
 		ClaimedTask claimed[CONDUIT_ROUND_BATCH] = {{0}};
 		int			n = 0;

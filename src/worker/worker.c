@@ -43,6 +43,7 @@
 
 /* Milliseconds. */
 #define MAX_SLEEP 60000
+#define RETRY_WAIT 1000
 
 /*
  * Pin what the worker would inherit from ALTER DATABASE, ALTER ROLE or the
@@ -161,13 +162,10 @@ report(void)
 static void
 play_round(void)
 {
-	if (conduit_round.check)
-		conduit_guarded(conduit_check_pause, "checking");
 	conduit_take_requests();
 	conduit_guarded(conduit_take_answers, "settling");
 	if (conduit_round.parked > 0 && conduit_round.parked_at <= GetCurrentTimestamp())
 	{
-		conduit_round.parked_at = conduit_real_time_in(CONDUIT_RETRY_PARKED);
 		conduit_guarded(conduit_move_parked, "moving parked replies");
 	}
 	if (conduit_scan_wanted(GetCurrentTimestamp()))
@@ -201,10 +199,13 @@ sleep_time(void)
 	sleep = least(sleep, conduit_round.housekeeping_at);
 	if (conduit_round.parked > 0)
 		sleep = least(sleep, conduit_round.parked_at);
+	if (conduit_round.check)
+		sleep = least(sleep, conduit_round.check_at);
 	if (conduit_round.settle_failed)
 		sleep = least(sleep, conduit_round.settle_at);
 	sleep = least(sleep, conduit_errands_next());
-	if (conduit_round.pause == PAUSE_NONE && conduit_queue_waiting_unasked() < CONDUIT_MAX_QUEUED)
+	if (conduit_round.pause == PAUSE_NONE && !conduit_round.settle_failed &&
+		conduit_queue_waiting_unasked() < CONDUIT_MAX_QUEUED)
 	{
 		double		left = TIMESTAMP_IS_NOEND(conduit_round.next_due) ? MAX_SLEEP / 1000.0 :
 			TIMESTAMP_IS_NOBEGIN(conduit_round.next_due) ? 0 :
@@ -219,15 +220,28 @@ sleep_time(void)
 	return Max(sleep, 0);
 }
 
+/*
+ * A descriptor or memory may be wanting just to wait: that must not end a
+ * worker that has replies in its memory.
+ */
 void
 conduit_round_wait(long timeout)
 {
 	static uint32 wait_event = 0;
 
-	(void) WaitLatchOrSocket(MyLatch,
-							 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 conduit_http_descriptor(), timeout,
-							 conduit_wait_event(&wait_event, "ConduitWorkerMain"));
+	PG_TRY();
+	{
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+								 conduit_http_descriptor(), timeout,
+								 conduit_wait_event(&wait_event, "ConduitWorkerMain"));
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover("waiting");
+		pg_usleep(RETRY_WAIT * 1000L);
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -277,10 +291,11 @@ start_up(uint64 ticket)
 	before_shmem_exit(clean_up, (Datum) 0);
 	if (!conduit_roster_arrive(MyDatabaseId, ticket))
 		leave_for_good();
-	if (!conduit_extension_present())
-		leave_for_good();
 
 	protect_memory();
+	conduit_guarded(conduit_check, "checking");
+	if (conduit_round.absent)
+		leave_for_good();
 	pgstat_report_appname("conduit worker");
 	conduit_stats_clear_in_flight();
 	conduit_http_start_up();
@@ -307,7 +322,9 @@ conduit_worker_main(Datum arg)
 
 		MemoryContextSwitchTo(conduit_round_context);
 		take_nudges();
-		if (conduit_round.check && !conduit_extension_present())
+		if (conduit_round.check && conduit_round.check_at <= GetCurrentTimestamp())
+			conduit_guarded(conduit_check, "checking");
+		if (conduit_round.absent)
 			leave_for_good();
 		play_round();
 		MemoryContextReset(conduit_round_context);
