@@ -427,7 +427,9 @@ const ExtensionInfo *
 conduit_extension(bool missing_ok)
 {
 	watch_extension();
-	if (!extension_known)
+
+	/* A look-up that an error ended has found nothing, which is no answer. */
+	if (!extension_known || !OidIsValid(extension.oid))
 	{
 		/* Before the look-up: an invalidation during it must count. */
 		extension_known = true;
