@@ -146,6 +146,7 @@ make_flight(const pg_uuid_t *connection)
 	flight->place.connector = conduit_row_text(0, C_CONNECTOR, context);
 	flight->place.origin = conduit_row_text(0, C_ORIGIN, context);
 	flight->generation = conduit_row_int64(0, C_GENERATION);
+	flight->refresh_expires_at = conduit_row_time(0, C_REFRESH_EXPIRES_AT);
 	flight->in_doubt = conduit_row_bool(0, C_IN_DOUBT);
 	flight->account = conduit_row_text(0, C_ACCOUNT, context);
 	flight->client_id = conduit_row_text(0, C_CLIENT_ID, context);

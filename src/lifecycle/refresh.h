@@ -38,6 +38,7 @@ typedef struct RefreshFlight
 	CredentialPlace place;
 	int64		generation;		/* whose refresh token is used */
 	int			attempt;
+	TimestampTz refresh_expires_at; /* of the token that is used; DT_NOEND: not known */
 	bool		in_doubt;		/* the token may have been used before */
 	char	   *account;
 	char	   *client_id;
@@ -55,7 +56,6 @@ typedef struct RefreshFlight
 	Exchange   *exchange;
 	TimestampTz reply_at;
 	TokenOutcome outcome;
-	bool		refresh_kept;	/* the reply had no refresh token: the old one stays */
 	bool		sealed;			/* access and refresh are those of the reply */
 	bool		parked;			/* the outcome stands in the flight row */
 	void	   *owner;			/* the worker's */

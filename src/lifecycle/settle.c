@@ -44,7 +44,7 @@ typedef struct LockedCredential
 	int64		generation;
 	bool		active;
 	int			attempts;
-	TimestampTz refresh_expires_at;
+	TimestampTz refresh_at;
 } LockedCredential;
 
 /* Nodes that point into *buffer, a copy of extra that the caller wipes. */
@@ -159,6 +159,7 @@ conduit_refresh_seal(RefreshFlight *flight)
 	bytea	   *refresh;
 	bool		was_open = false;
 	bool		has_access_token;
+	bool		kept = grant->secret.refresh_token.data == NULL;
 
 	if (flight->outcome.outcome != OUTCOME_REFRESHED || flight->sealed)
 		return SEAL_OK;
@@ -166,11 +167,12 @@ conduit_refresh_seal(RefreshFlight *flight)
 		return SEAL_UNVERIFIED;
 
 	old = MemoryContextSwitchTo(flight->context);
-	if (grant->secret.refresh_token.data == NULL)
-	{
+	if (kept)
 		grant->secret.refresh_token = flight->refresh_part.refresh_token;
-		flight->refresh_kept = true;
-	}
+
+	/* A refresh token that was kept expires when it did. */
+	if (TIMESTAMP_IS_NOEND(grant->refresh_expires_at) && (kept || !flight->connector->refresh_rotates))
+		grant->refresh_expires_at = flight->refresh_expires_at;
 	if (flight->access != NULL &&
 		conduit_secret_open(&place, flight->access, &opened, &before, NULL) == SEAL_OK)
 	{
@@ -223,7 +225,7 @@ static RowState
 lock_rows(const pg_uuid_t *connection, LockedCredential *row)
 {
 	static StoreQuery lock = {
-		"SELECT generation, status = 'ACTIVE', attempts, refresh_expires_at FROM conduit.credential"
+		"SELECT generation, status = 'ACTIVE', attempts, refresh_at FROM conduit.credential"
 		" WHERE connection_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
 		1, {UUIDOID}
 	};
@@ -235,7 +237,7 @@ lock_rows(const pg_uuid_t *connection, LockedCredential *row)
 	row->generation = conduit_row_int64(0, 1);
 	row->active = conduit_row_bool(0, 2);
 	row->attempts = conduit_row_int32(0, 3);
-	row->refresh_expires_at = conduit_row_time(0, 4);
+	row->refresh_at = conduit_row_time(0, 4);
 	return ROW_LOCKED_BY_US;
 }
 
@@ -264,7 +266,7 @@ merge_connection(const RefreshFlight *flight)
 }
 
 static void
-apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
+apply_refreshed(RefreshFlight *flight)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.credential SET generation = $2, expires_at = $3, due_at = $4, refresh_at = $4,"
@@ -279,13 +281,7 @@ apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
 	int64		generation = flight->generation + 1;
 	TimestampTz due_at = conduit_schedule_due(flight->connector, &flight->place.connection, generation,
 											  flight->reply_at, grant->expires_at, grant->lifetime, true);
-	TimestampTz refresh_expires_at = grant->refresh_expires_at;
 	StoreArgs	args = {0};
-
-	/* A refresh token that was kept expires when it did. */
-	if (TIMESTAMP_IS_NOEND(refresh_expires_at) &&
-		(flight->refresh_kept || !flight->connector->refresh_rotates))
-		refresh_expires_at = row->refresh_expires_at;
 
 	conduit_arg_uuid(&args, &flight->place.connection);
 	conduit_arg(&args, Int64GetDatum(generation));
@@ -293,7 +289,7 @@ apply_refreshed(RefreshFlight *flight, const LockedCredential *row)
 	conduit_arg_time(&args, due_at);
 	conduit_arg_time(&args, grant->issued_at);
 	conduit_arg_time(&args, flight->reply_at);
-	conduit_arg_time(&args, refresh_expires_at);
+	conduit_arg_time(&args, grant->refresh_expires_at);
 	conduit_arg(&args, Float8GetDatum(grant->lifetime));
 	conduit_arg_utf8(&args, grant->token_type);
 	conduit_arg_utf8(&args, grant->scope);
@@ -461,12 +457,20 @@ conduit_refresh_settle(RefreshFlight *flight)
 			break;
 
 		case ROW_LOCKED_BY_US:
-			/* Authorized again meanwhile: the outcome is of a token that nobody has any more. */
+			/*
+			 * Authorized again meanwhile: the outcome is of a token that nobody
+			 * has any more.  The new one may have been found due while this
+			 * flight was in its way.
+			 */
 			if (row.generation != flight->generation || !row.active)
+			{
+				if (!TIMESTAMP_IS_NOEND(row.refresh_at))
+					conduit_at_commit(NUDGE_DUE, row.refresh_at);
 				break;
+			}
 			if (flight->outcome.outcome == OUTCOME_REFRESHED)
 			{
-				apply_refreshed(flight, &row);
+				apply_refreshed(flight);
 				merge_connection(flight);
 				note_client(flight);
 			}
