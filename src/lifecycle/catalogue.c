@@ -176,6 +176,15 @@ conduit_catalogue_require(const char *slug, bool new_use)
 	return connector;
 }
 
+/* What is merged with what must not change or go meanwhile; readers go on. */
+static void
+one_at_a_time(void)
+{
+	static StoreQuery lock = {"LOCK TABLE conduit.connector IN SHARE ROW EXCLUSIVE MODE", 0, {0}};
+
+	conduit_store_run(&lock, NULL);
+}
+
 /*
  * Raise 42501 for a built-in slug; returns whether the slug is registered.
  * Locks the row, against open transactions that refer to it only if it is to
@@ -302,8 +311,6 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 		" WHERE NOT connector.builtin",
 		4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	};
-	/* What is merged with what must not change meanwhile; readers go on. */
-	static StoreQuery one_at_a_time = {"LOCK TABLE conduit.connector IN SHARE ROW EXCLUSIVE MODE", 0, {0}};
 	char	   *slug = conduit_slug_argument(fcinfo, 0);
 	char	   *definition = conduit_object_argument(fcinfo, 1, "invalid connector definition");
 	ConduitJson *object;
@@ -325,7 +332,7 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 	}
 
 	conduit_store_begin(&scope);
-	conduit_store_run(&one_at_a_time, NULL);
+	one_at_a_time();
 	(void) check_not_builtin(slug, false);
 	check_chain(slug, base);
 	conduit_arg_text(&args, slug);
@@ -356,6 +363,7 @@ conduit_drop_connector(PG_FUNCTION_ARGS)
 	StoreScope	scope;
 
 	conduit_store_begin(&scope);
+	one_at_a_time();
 	if (!check_not_builtin(slug, true))
 		conduit_bad_argument("unknown connector", "unknown_connector",
 							 "conduit_connectors() lists those there are.");

@@ -314,16 +314,18 @@ add_secret(const pg_uuid_t *client, const char *tenant, const ConduitConnector *
 
 /*
  * What failed for our own misconfiguration need not wait out its backoff: this
- * call may have mended it.  Rows that somebody holds wait.
+ * call may have mended it.  Rows that somebody holds wait.  A connection is
+ * locked before its credential here, too.
  */
 static void
 try_again(const char *connector, const char *tenant)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.credential SET next_attempt_at = NULL, refresh_at = due_at WHERE connection_id IN ("
-		" SELECT connection_id FROM conduit.credential WHERE connector = $1 AND ($2 = '' OR tenant = $2)"
-		" AND status = 'ACTIVE' AND last_error = 'config' AND refresh IS NOT NULL"
-		" FOR NO KEY UPDATE SKIP LOCKED)",
+		" SELECT c.connection_id FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
+		" WHERE c.connector = $1 AND ($2 = '' OR c.tenant = $2)"
+		" AND c.status = 'ACTIVE' AND c.last_error = 'config' AND c.refresh IS NOT NULL"
+		" FOR NO KEY UPDATE OF n, c SKIP LOCKED)",
 		2, {TEXTOID, TEXTOID}
 	};
 	StoreArgs	args = {0};

@@ -119,11 +119,30 @@ conduit_due_batch(const char *tenant, TimestampTz now, int max, DueRow **rows)
 }
 
 /*
- * Write down one use.  Nobody but the worker inserts here, and what a user's
- * open transaction holds (it deletes the connection) is left alone: nothing
- * waits.
+ * The first use of a connection.  The lock keeps it from being deleted until
+ * this is committed, for nobody would remove the row then.
  */
-static void
+static bool
+insert_use(const StoreArgs *key, const StoreArgs *args)
+{
+	static StoreQuery insert = {
+		"INSERT INTO conduit.last_use (connection_id, used_on)"
+		" SELECT n.id, $2 FROM conduit.connection n WHERE n.id = $1 FOR KEY SHARE SKIP LOCKED",
+		2, {UUIDOID, DATEOID}
+	};
+	static StoreQuery exists = {
+		"SELECT FROM conduit.connection WHERE id = $1", 1, {UUIDOID}
+	};
+
+	return conduit_store_run(&insert, args) > 0 || conduit_store_run(&exists, key) == 0;
+}
+
+/*
+ * Write down one use.  Nobody but the worker inserts here.  Nothing waits:
+ * returns false if a user's open transaction holds the connection, to be tried
+ * again later.
+ */
+static bool
 write_use(const pg_uuid_t *connection, DateADT day)
 {
 	static StoreQuery exists = {
@@ -135,18 +154,16 @@ write_use(const pg_uuid_t *connection, DateADT day)
 		" FOR NO KEY UPDATE SKIP LOCKED)",
 		2, {UUIDOID, DATEOID}
 	};
-	static StoreQuery insert = {
-		"INSERT INTO conduit.last_use (connection_id, used_on)"
-		" SELECT n.id, $2 FROM conduit.connection n WHERE n.id = $1",
-		2, {UUIDOID, DATEOID}
-	};
 	StoreArgs	key = {0};
 	StoreArgs	args = {0};
 
 	conduit_arg_uuid(&key, connection);
 	conduit_arg_uuid(&args, connection);
 	conduit_arg(&args, DateADTGetDatum(day));
-	conduit_store_run(conduit_store_run(&exists, &key) > 0 ? &update : &insert, &args);
+	if (conduit_store_run(&exists, &key) == 0)
+		return insert_use(&key, &args);
+	conduit_store_run(&update, &args);
+	return true;
 }
 
 /* Who makes an idle connection live again by a vend wants it kept fresh. */
@@ -174,6 +191,7 @@ conduit_due_write_last_use(void)
 	int64		days[LAST_USE_BATCH];
 	StoreScope	scope;
 	int			n = conduit_last_use_take(USE_CONNECTION, connections, days, LAST_USE_BATCH);
+	int			written = 0;
 
 	if (n == 0)
 		return 0;
@@ -182,7 +200,10 @@ conduit_due_write_last_use(void)
 		conduit_store_begin(&scope);
 		for (int i = 0; i < n; i++)
 		{
-			write_use(&connections[i], (DateADT) days[i]);
+			if (write_use(&connections[i], (DateADT) days[i]))
+				written++;
+			else
+				conduit_last_use_put_back(USE_CONNECTION, &connections[i], days[i]);
 			if (conduit_refresh_idle > 0)
 				end_idleness(&connections[i]);
 		}
@@ -195,5 +216,5 @@ conduit_due_write_last_use(void)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	return n;
+	return written;
 }

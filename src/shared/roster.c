@@ -354,7 +354,7 @@ conduit_roster_arrive(Oid database, uint64 ticket)
 		entry->state = ROSTER_RUNNING;
 		entry->pid = MyProcPid;
 		entry->procno = conduit_my_proc_number();
-		entry->nudges = NUDGE_REQUEST | NUDGE_EVENTS | NUDGE_DUE | NUDGE_CHECK;
+		entry->nudges |= NUDGE_REQUEST | NUDGE_EVENTS | NUDGE_DUE | NUDGE_CHECK;
 		if (is_held(database) && entry->leave == ROSTER_STAY)
 			entry->leave = ROSTER_LEAVE_NOW;
 		my_entry = entry;
