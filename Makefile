@@ -51,7 +51,7 @@ TEST_OPTS = --inputdir=$(srcdir)/test --no-locale --encoding=UTF8
 TEST_DIR = $(CURDIR)/tmp_check
 REGRESS = setup extension catalogue connection credential errors privileges keyring
 REGRESS_OPTS = $(TEST_OPTS) --temp-config=$(TEST_DIR)/regress/conduit.conf --outputdir=$(TEST_DIR)/regress --temp-instance=$(TEST_DIR)/regress/instance
-ISOLATION = store_store store_vend create_create revoke_store rewrap
+ISOLATION = store_store store_vend create_create revoke_store rewrap register_drop
 ISOLATION_OPTS = $(TEST_OPTS) --temp-config=$(TEST_DIR)/isolation/conduit.conf --load-extension=pgcrypto --load-extension=conduit --outputdir=$(TEST_DIR)/isolation --temp-instance=$(TEST_DIR)/isolation/instance
 REGRESS_PREP = $(TEST_DIR)/regress/conduit.conf $(TEST_DIR)/isolation/conduit.conf
 TAP_TESTS = 1

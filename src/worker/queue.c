@@ -356,5 +356,7 @@ conduit_queue_forget_passed_over(void)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &round_of_lanes)
+	{
 		dlist_container(Lane, node, iter.cur)->passed_over = DT_NOEND;
+	}
 }
