@@ -18,6 +18,7 @@
 #include "lifecycle/catalogue.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
+#include "lifecycle/throttle.h"
 #include "shared/stats.h"
 
 #define QUARANTINE_SECONDS 3600
@@ -262,6 +263,11 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 	find_endpoint(flight);
 	if (!has_outcome(flight))
 		find_client(flight, builtin);
+	if (!has_outcome(flight) && !conduit_throttle_admit(flight, unasked))
+	{
+		conduit_refresh_free(flight);
+		return ANSWER_DEFERRED;
+	}
 	if (write_claim(flight))
 	{
 		/* Until here an error frees it with the transaction: nobody else may know it. */
@@ -371,6 +377,7 @@ try_next_secret(RefreshFlight *flight)
 		return false;
 	flight->secret++;
 	memset(&flight->outcome, 0, sizeof(flight->outcome));
+	conduit_throttle_repeat(flight);
 	return conduit_refresh_send(flight);
 }
 
@@ -382,6 +389,7 @@ conduit_refresh_receive(RefreshFlight *flight)
 	conduit_exchange_read(flight->exchange, &flight->outcome);
 	flight->reply_at = conduit_now();
 	end_exchange(flight);
+	conduit_throttle_note(flight);
 	conduit_stats_add(flight->place.connector, STATS_MICROSECONDS, (int64) (flight->outcome.seconds * 1e6));
 	MemoryContextSwitchTo(old);
 	return !try_next_secret(flight);

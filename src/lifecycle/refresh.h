@@ -27,6 +27,7 @@
 #include "lifecycle/credential.h"
 #include "provider/exchange.h"
 #include "shared/flight.h"
+#include "shared/limiter.h"
 
 /* A flight that killed its worker so often is not sent again for an hour. */
 #define CONDUIT_MAX_FLIGHT_ATTEMPTS 3
@@ -48,6 +49,8 @@ typedef struct RefreshFlight
 	char	   *endpoint;
 	ConduitClient *client;		/* NULL: none needed or none found */
 	int			secret;			/* which of the client's secrets is tried */
+	LimiterKey	bucket;			/* that it draws on at the token endpoint */
+	bool		limiter_probe;	/* let through to see whether a block still stands */
 	bytea	   *access;			/* sealed: of the generation, then of the next */
 	bytea	   *refresh;
 	OpenedSecret opened;		/* the refresh part, while the exchange lasts */

@@ -20,7 +20,10 @@ my %cert = Conduit::Provider->make_cert(PostgreSQL::Test::Utils::tempdir());
 my %tls = map { $_ => Conduit::Provider->start('scripted', tls => 1, cert => $cert{"${_}_cert"}, key => $cert{"${_}_key"}) }
   qw(server selfsigned expired otherhost);
 my $nobody = 'http://127.0.0.1:' . PostgreSQL::Test::Cluster::get_free_port();
+# All of them in flight at once: what one is answered must not keep the next of
+# its connector back.
 my $cluster = Conduit::Cluster->new('main', settings => <<"CONF");
+conduit.max_in_flight = 128
 conduit.http_timeout = '3s'
 conduit.ca_file = '$cert{ca}'
 CONF

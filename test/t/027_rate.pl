@@ -11,6 +11,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+my ($true, $false) = (JSON::PP::true, JSON::PP::false);
+my $provider = Conduit::Provider->start('scripted');
 my $cluster = Conduit::Cluster->new('main');
 my $month = 31 * 86400;
 
@@ -73,6 +75,14 @@ SQL
 	is(take($id, 'allowed, remaining'), 't|199', 'and a minute all of them');
 	$cluster->set_clock(0);
 	is(take($id, 'allowed, remaining'), 't|198', 'a clock that was set back keeps nobody waiting');
+};
+
+subtest 'a burst' => sub {
+	api('burst', rate_limit_requests => 100, rate_limit_window_s => 10_000, rate_limit_burst => 5);
+	my $id = $cluster->connection('alice', 'burst', undef, account => 'a');
+
+	is(take_many($cluster, $id, 6) =~ s/\.\d+//gr, '5|(t,4,0,100)|(f,0,99,499)', 'so many at once, refilled as the limit says');
+	is($cluster->error("SELECT conduit_rate_take('alice', '$id', 6)") =~ s/\|So.*//r, '22023|invalid cost|range 1 5', 'and never more');
 };
 
 subtest 'arithmetic' => sub {
@@ -221,6 +231,139 @@ SQL
 	is($cluster->sql($all), "$holders|$holders", 'those that are full again are as new');
 	is($cluster->sql($memory), $size, 'all in the same memory');
 	$cluster->set_clock(0);
+};
+
+# ---- the token endpoint's bucket ----
+
+# From here on the clock moves forward alone.
+my $now = 0;
+
+sub advance
+{
+	my ($seconds) = @_;
+	$now += $seconds;
+	$cluster->set_clock($now);
+	return;
+}
+
+# So many connections of a connector of this name, all of them due an hour from now.
+sub connections
+{
+	my ($slug, $count, %fields) = @_;
+	my %options = map { $_ => delete $fields{$_} } grep { exists $fields{$_} } qw(expires_in);
+	my $first = !$cluster->sql("SELECT count(*) FROM conduit.connector WHERE slug = '$slug'");
+
+	$cluster->connector($slug, token_url => $provider->url . "/token/$slug", %fields) if $first;
+	my @grants = $provider->issue($count, expires_in => 3600, %options);
+	my $json = JSON::PP->new->canonical->encode(\@grants);
+	return split /\n/, $cluster->sql(<<"SQL");
+SELECT conduit_store_credential(conduit_create_connection('alice', '$slug'), NULL, g::text)
+FROM json_array_elements(\$json\$$json\$json\$) g
+SQL
+}
+
+sub requests { return $provider->counts("/token/$_[0]")->{total}; }
+
+sub state
+{
+	my ($slug, $what) = @_;
+	return $cluster->sql("SELECT $what FROM conduit.credential WHERE connector = '$slug'");
+}
+
+sub settled
+{
+	my ($slug, $condition) = @_;
+	return $cluster->poll("SELECT bool_and($condition) AND NOT EXISTS (SELECT FROM conduit.flight WHERE connector = '$slug') FROM conduit.credential WHERE connector = '$slug'")
+	  || diag state($slug, "string_agg(format('%s %s %s %s', attempts, generation, last_error, last_error_code), E'\\n')");
+}
+
+subtest 'refreshes wait for their turn' => sub {
+	# One token in a hundred seconds.
+	my @ids = connections('turn', 20, token_rate_limit_requests => 5, token_rate_limit_window_s => 500);
+	my $sent = 'generation = 2';
+	my $put_off = "generation = 1 AND last_error = 'throttled' AND last_error_code = 'rate_limited' AND attempts = 0 AND next_attempt_at = refresh_at";
+	my $wait = 'extract(epoch FROM next_attempt_at - last_error_at)';
+
+	advance(3500);
+	ok(settled('turn', "($sent) OR ($put_off)"), 'as many as the bucket holds are refreshed, the others put off');
+	is(state('turn', "count(*) FILTER (WHERE $sent), count(*) FILTER (WHERE $put_off)"), '5|15', 'five of twenty');
+	is(requests('turn'), 5, 'nothing was sent for those');
+	is(state('turn', "count(DISTINCT round($wait)) > 10, min($wait) > 90, max($wait) BETWEEN 1450 AND 1651"), 't|t|t', 'each is to come back at a time of its own')
+	  or diag state('turn', "string_agg(round($wait)::text, ' ')");
+	my ($id) = split /\n/, $cluster->sql("SELECT connection_id FROM conduit.credential WHERE connector = 'turn' AND $put_off ORDER BY next_attempt_at DESC");
+	like($cluster->vend('alice', $id), qr/^at-\d+-1 WARNING PT504 rate_limited$/, 'who vends one is given the token that lives, and told');
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$id')"), 'f', 'nobody can hurry it');
+	is(requests('turn'), 5, 'nothing is sent for asking');
+	advance(200);
+	is($cluster->vend('alice', $id), 'ERROR PT504 rate_limited', 'a token that has died meanwhile is not vended');
+	like($cluster->error("SELECT conduit_vend('alice', '$id')"), qr/^PT504\|provider unavailable\|rate_limited retry_after=1[1-4]\d\d\|Try again later\.$/, 'and the error says when it can be');
+
+	my $most = 7;
+	for (1 .. 20)
+	{
+		ok(settled('turn', "refresh_at > now() + '$now s'"), "after $now s all wait for something");
+		cmp_ok(requests('turn'), '<=', $most, "no more than $most requests have been sent");
+		last if state('turn', "bool_and($sent)") eq 't';
+		advance(200);
+		$most += 2;
+	}
+	is(state('turn', "count(*) FILTER (WHERE $sent AND last_error IS NULL)"), 20, 'all have had their turn');
+	is($provider->counts('/token/turn')->{max_requests_per_refresh_token}, 1, 'none was sent twice');
+	is($cluster->sql("SELECT refreshed, dead, config, throttled, transient, unknown FROM conduit_stats() WHERE connector = 'turn'"), '20|0|0|0|0|0', 'none of it was a failure');
+};
+
+subtest 'who is asked for goes first' => sub {
+	my @ids = connections('asked', 10, token_rate_limit_requests => 1, token_rate_limit_window_s => 100);
+
+	advance(3500);
+	ok(settled('asked', "generation = 2 OR last_error_code = 'rate_limited'"), 'one is refreshed, nine stand in line');
+	my ($urgent) = connections('asked', 1);
+	is($cluster->vend('alice', $urgent, "min_ttl => '2 hours'") =~ s/^at-\d+-//r, '1 WARNING PT504 rate_limited', 'one that somebody waits for is put off, too');
+	my $wait = 'next_attempt_at - last_error_at';
+	is(state('asked', "max($wait) FILTER (WHERE connection_id = '$urgent') <= '110 s', max($wait) > '850 s'"), 't|t', 'but to the next turn');
+};
+
+subtest 'a pause that a provider asks for' => sub {
+	# Few at a time, so that the first answer comes before most have been sent.
+	$cluster->setting('conduit.max_in_flight', 4);
+	my @ids = connections('pause', 60);
+	my $refused = "last_error = 'throttled' AND last_error_code = 'http_429' AND attempts > 0";
+	my $kept = "last_error = 'throttled' AND last_error_code = 'rate_limited' AND attempts = 0";
+
+	$provider->script('/token/pause', [ { status => 429, headers => { 'retry-after' => '50' } } ], repeat_last => $true);
+	advance(3500);
+	ok(settled('pause', 'last_error IS NOT NULL'), 'a provider that is asked too much');
+	my $asked = requests('pause');
+	cmp_ok($asked, '<=', 8, 'is not asked by all of them') or diag $asked;
+	is(state('pause', "count(*) FILTER (WHERE $refused), count(*) FILTER (WHERE $kept)"), $asked . '|' . (60 - $asked), 'the others of the client wait with those that were refused');
+	is(state('pause', "bool_and(next_attempt_at - last_error_at BETWEEN '40 s' AND '55.1 s')"), 't', 'for as long');
+	$provider->script('/token/pause', []);
+	advance(56);
+	ok(settled('pause', 'generation = 2'), 'after it all are refreshed');
+	is(requests('pause'), $asked + 60, 'with a request each');
+};
+
+subtest 'a long pause is looked into' => sub {
+	my @ids = connections('long', 60);
+	my $waits = "last_error = 'throttled' AND refresh_at > now() + '%s s'";
+
+	$provider->script('/token/long', [ { status => 429, headers => { 'retry-after' => '3000' } } ], repeat_last => $true);
+	advance(3500);
+	ok(settled('long', sprintf($waits, $now)), 'all of a client wait');
+	my $asked = requests('long');
+	cmp_ok($asked, '<=', 8, 'though few have been refused');
+	advance(67);
+	ok(settled('long', sprintf($waits, $now)), 'a minute later');
+	is(requests('long'), ++$asked, 'one of them asks again, and is refused');
+	$provider->script('/token/long', []);
+	advance(133);
+	ok(settled('long', "generation = 2 OR $waits" =~ s/%s/$now/r), 'two minutes later');
+	cmp_ok(requests('long'), '>', $asked, 'one more is not: they were kept without reason');
+	advance(265);
+	ok(settled('long', "generation = 2 OR (last_error_code = 'http_429' AND $waits)" =~ s/%s/$now/r), 'and all are refreshed');
+	cmp_ok(state('long', 'count(*) FILTER (WHERE generation = 2)'), '>=', 52, 'but for those that were refused themselves');
+	advance(3300);
+	ok(settled('long', 'generation >= 2'), 'which wait as long as they were told');
 };
 
 $cluster->stop;
