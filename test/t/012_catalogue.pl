@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP ();
+use MIME::Base64 qw(decode_base64);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -310,6 +311,80 @@ subtest 'answers' => sub {
 		like($made[$i], $_, "$slug: " . substr($body, 0, 60)) for @patterns;
 	}
 };
+
+# What each row makes of a client, a code and tokens, to the byte: read it as
+# the provider would.
+subtest 'requests' => sub {
+	my $golden = "$top/test/catalogue/requests.golden";
+	my ($key) = run_command([ 'openssl', 'genpkey', '-quiet', '-algorithm', 'RSA', '-pkeyopt', 'rsa_keygen_bits:2048' ]);
+	my (@blocks, @titles, @calls);
+	foreach my $slug (grep { has_endpoint($whole{$_}) } @slugs)
+	{
+		my $row = $whole{$slug};
+		my %fields = (params => { sample_params($slug) }, client_id => 'client', scope => 'read write',
+			client_secret => ($row->{client_auth} // '') eq 'private_key_jwt' ? $key : 'client secret',
+			redirect_uri => 'https://app.example.com/callback', state => 'state', code_challenge => 'challenge', code => 'code',
+			code_verifier => 'verifier', access_token => 'access/token', refresh_token => 'refresh/token',
+			private_key => $key, issuer => 'issuer', subject => 'subject', key_id => 'key', scopes => [qw(read write)]);
+		my $ask = sub {
+			my ($title, $call, @arguments) = @_;
+			push @blocks, $slug;
+			push @titles, $title;
+			push @calls, "$call(" . join(', ', map { literal($_) } $json->encode($row), @arguments, $json->encode(\%fields)) . ')';
+		};
+		if ($row->{auth_type} eq 'oauth2_code')
+		{
+			$ask->('authorize', 'unit_authorize_url');
+			$ask->('code', 'unit_token_request', 'code');
+			my $renews_access = ($row->{refresh_credential} // '') eq 'access_token';
+			local $fields{refresh_token} = 'access/token' if $renews_access;
+			$ask->('exchange', 'unit_token_request', 'exchange') if defined $row->{exchange_grant_type};
+			$ask->('refresh', 'unit_token_request', 'refresh');
+		}
+		else
+		{
+			$ask->('token', 'unit_token_request', $row->{auth_type} =~ s/^oauth2_//r);
+		}
+		$ask->('account', 'unit_get_request') if defined $row->{account_url};
+		$ask->('revoke', 'unit_revoke_request') if defined $row->{revoke_url};
+	}
+	cmp_ok(scalar @calls, '>', 500, 'there are requests');
+	my @answers = ask(@calls);
+	is_deeply([ map { "$blocks[$_] $titles[$_]: $answers[$_]" } grep { $answers[$_] =~ /^!/ } 0 .. $#answers ], [], 'all can be made');
+
+	my $text = '';
+	foreach my $i (0 .. $#answers)
+	{
+		$text .= ($text eq '' ? '' : "\n") . "=== $blocks[$i]\n" if $i == 0 || $blocks[$i] ne $blocks[ $i - 1 ];
+		$text .= "\n[$titles[$i]]\n" . shown($answers[$i]) . "\n";
+	}
+	if ($ENV{CONDUIT_REGENERATE})
+	{
+		open my $out, '>', $golden or die "$golden: $!";
+		print $out $text;
+		close $out or die "$golden: $!";
+		pass('test/catalogue/requests.golden is written');
+		return;
+	}
+	my %before = map { /^=== (\S+)/ ? ($1 => $_) : () } split /^(?====)/m, slurp_file($golden);
+	my %now = map { /^=== (\S+)/ ? ($1 => $_) : () } split /^(?====)/m, $text;
+	is($now{$_}, $before{$_}, "requests of $_") for grep { ($now{$_} // '') ne ($before{$_} // '') } sort keys %{ { %before, %now } };
+	ok($text eq slurp_file($golden), 'they are those of test/catalogue/requests.golden; CONDUIT_REGENERATE=1 writes it anew');
+};
+
+# A request without what differs each time: an assertion is shown by what it
+# says, its times counted from when it was issued.
+sub shown
+{
+	my ($request) = @_;
+	$request =~ s{\b(eyJ[\w-]+)\.([\w-]+)\.[\w-]+}{
+		my ($header, $claims) = map { $json->decode(decode_base64(tr/-_/+\//r)) } $1, $2;
+		my $issued = delete $claims->{iat};
+		$claims->{exp} -= $issued;
+		$claims->{jti} = 'unique' if defined $claims->{jti};
+		'<' . $json->encode($header) . $json->encode($claims) . '>'}ge;
+	return $request;
+}
 
 # conduit.settle_catalogue, as an upgrade script calls it.
 subtest 'upgrade' => sub {
