@@ -349,8 +349,8 @@ conduit_http_set_options(HttpTransfer *transfer, const HttpRequest *request, int
 		SET(CURLOPT_POSTFIELDS, transfer->body ? transfer->body : "");
 	}
 	ok = ok && add_header(transfer, "Expect", "");
-	if (request->content_type != NULL)
-		ok = ok && add_header(transfer, "Content-Type", request->content_type);
+	/* libcurl calls even an empty body a form, which some providers refuse. */
+	ok = ok && add_header(transfer, "Content-Type", request->content_type ? request->content_type : "");
 	for (int i = 0; i < request->nheaders; i++)
 		ok = ok && add_header(transfer, request->headers[i].name, request->headers[i].value);
 	SET(CURLOPT_HTTPHEADER, transfer->headers);

@@ -164,6 +164,55 @@ conduit_outgoing_header(OutgoingRequest *out, const char *name, const char *valu
 	out->headers = lappend(out->headers, header);
 }
 
+/* A version 4 UUID (RFC 9562): of one request, so it need not be a good secret. */
+static char *
+new_uuid(void)
+{
+	uint8		bytes[16];
+	char	   *text = palloc(37);
+	char	   *out = text;
+
+	conduit_random(bytes, sizeof(bytes));
+	bytes[6] = (bytes[6] & 0x0f) | 0x40;
+	bytes[8] = (bytes[8] & 0x3f) | 0x80;
+	for (int i = 0; i < 16; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*out++ = '-';
+		out += snprintf(out, 3, "%02x", bytes[i]);
+	}
+	return text;
+}
+
+/* A header whose {client_id} or {client_secret} there is not is left out. */
+void
+conduit_outgoing_headers(OutgoingRequest *out, const char *client_id, const SecretText *client_secret)
+{
+	const ConduitJson *header = out->connector->token_headers ? out->connector->token_headers->first : NULL;
+	TemplateValue values[] = {{"client_id", client_id}, {"client_secret", NULL}, {"uuid", NULL}, {NULL, NULL}};
+
+	conduit_outgoing_header(out, "Accept", "application/json");
+	for (; header != NULL; header = header->next)
+	{
+		bool		has_secret = conduit_text_has_variable(header->text, "client_secret");
+		const char *value;
+
+		if ((has_secret && client_secret->data == NULL) ||
+			(conduit_text_has_variable(header->text, "client_id") && client_id == NULL))
+			continue;
+		if (has_secret && values[1].value == NULL)
+		{
+			values[1].value = conduit_outgoing_copy(out, client_secret);
+			conduit_outgoing_secret(out, client_secret);
+		}
+		if (conduit_text_has_variable(header->text, "uuid") && values[2].value == NULL)
+			values[2].value = new_uuid();
+		value = conduit_outgoing_fill(out, header->text, values);
+		if (value != NULL)
+			conduit_outgoing_header(out, header->key, value);
+	}
+}
+
 static void
 write_bearer(SizedText *text, const void *source)
 {

@@ -86,6 +86,12 @@ extern void conduit_outgoing_extra_params(OutgoingRequest *out, const ConduitJso
 /* conduit_outgoing_header adds a header; name and value are not copied. */
 extern void conduit_outgoing_header(OutgoingRequest *out, const char *name, const char *value);
 
+/*
+ * conduit_outgoing_headers adds what every request to a token endpoint and
+ * every revocation has: Accept, and the connector's token_headers.
+ */
+extern void conduit_outgoing_headers(OutgoingRequest *out, const char *client_id, const SecretText *client_secret);
+
 /* "Authorization: Bearer ..." */
 extern void conduit_outgoing_bearer(OutgoingRequest *out, const SecretText *token);
 

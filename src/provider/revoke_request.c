@@ -55,7 +55,7 @@ conduit_revoke_request_build(const RevokeRequest *request, OutgoingRequest *out)
 	url = build_url(request, token, out);
 	client.endpoint = url;
 
-	conduit_outgoing_header(out, "Accept", "application/json");
+	conduit_outgoing_headers(out, request->client_id, &request->client_secret);
 	if (connector->revoke_param != NULL)
 	{
 		conduit_outgoing_secret_param(out, NULL, connector->revoke_param, token);

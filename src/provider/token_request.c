@@ -20,57 +20,6 @@ add_text(OutgoingRequest *out, const ConduitJson *names, const char *canonical, 
 		conduit_outgoing_param(out, names, canonical, value, strlen(value));
 }
 
-/* ---- headers ---- */
-
-/* A version 4 UUID (RFC 9562): of one request, so it need not be a good secret. */
-static char *
-new_uuid(void)
-{
-	uint8		bytes[16];
-	char	   *text = palloc(37);
-	char	   *out = text;
-
-	conduit_random(bytes, sizeof(bytes));
-	bytes[6] = (bytes[6] & 0x0f) | 0x40;
-	bytes[8] = (bytes[8] & 0x3f) | 0x80;
-	for (int i = 0; i < 16; i++)
-	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*out++ = '-';
-		out += snprintf(out, 3, "%02x", bytes[i]);
-	}
-	return text;
-}
-
-/* A header whose {client_id} or {client_secret} there is not is left out. */
-static void
-add_headers(const TokenRequest *request, OutgoingRequest *out)
-{
-	const ConduitJson *header = request->connector->token_headers ? request->connector->token_headers->first : NULL;
-	TemplateValue values[] = {{"client_id", request->client_id}, {"client_secret", NULL}, {"uuid", NULL}, {NULL, NULL}};
-
-	conduit_outgoing_header(out, "Accept", "application/json");
-	for (; header != NULL; header = header->next)
-	{
-		bool		has_secret = conduit_text_has_variable(header->text, "client_secret");
-		const char *value;
-
-		if ((has_secret && request->client_secret.data == NULL) ||
-			(conduit_text_has_variable(header->text, "client_id") && request->client_id == NULL))
-			continue;
-		if (has_secret && values[1].value == NULL)
-		{
-			values[1].value = conduit_outgoing_copy(out, &request->client_secret);
-			conduit_outgoing_secret(out, &request->client_secret);
-		}
-		if (conduit_text_has_variable(header->text, "uuid") && values[2].value == NULL)
-			values[2].value = new_uuid();
-		value = conduit_outgoing_fill(out, header->text, values);
-		if (value != NULL)
-			conduit_outgoing_header(out, header->key, value);
-	}
-}
-
 /* ---- JWT bearer ---- */
 
 static List *
@@ -200,7 +149,7 @@ conduit_token_request_build(const TokenRequest *request, OutgoingRequest *out)
 
 	/* A GET that refreshes is no less of a refresh. */
 	out->http.once = true;
-	add_headers(request, out);
+	conduit_outgoing_headers(out, request->client_id, &request->client_secret);
 	add_grant(request, out, form);
 
 	/* Where the grant stands in the Authorization header, it is all the proof there is. */

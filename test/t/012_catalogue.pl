@@ -321,11 +321,20 @@ subtest 'requests' => sub {
 	foreach my $slug (grep { has_endpoint($whole{$_}) } @slugs)
 	{
 		my $row = $whole{$slug};
-		my %fields = (params => { sample_params($slug) }, client_id => 'client', scope => 'read write',
-			client_secret => ($row->{client_auth} // '') eq 'private_key_jwt' ? $key : 'client secret',
-			redirect_uri => 'https://app.example.com/callback', state => 'state', code_challenge => 'challenge', code => 'code',
-			code_verifier => 'verifier', access_token => 'access/token', refresh_token => 'refresh/token',
-			private_key => $key, issuer => 'issuer', subject => 'subject', key_id => 'key', scopes => [qw(read write)]);
+		my @scopes = @{ $row->{default_scopes} // [qw(read write)] };
+		my %fields = (params => { sample_params($slug) }, redirect_uri => 'https://app.example.com/callback', state => 'state',
+			code => 'code', access_token => 'access/token', refresh_token => 'refresh/token', scopes => \@scopes);
+		@fields{qw(code_challenge code_verifier)} = qw(challenge verifier) if $row->{pkce} // 1;
+		if ($row->{auth_type} eq 'jwt_bearer')
+		{
+			@fields{qw(private_key issuer)} = ($key, 'issuer');
+			@fields{qw(scope subject key_id)} = ('read write', 'subject', 'key') unless ($row->{jwt_in} // '') eq 'authorization';
+		}
+		else
+		{
+			@fields{qw(client_id client_secret)} = ('client', ($row->{client_auth} // '') eq 'private_key_jwt' ? $key : 'client secret');
+			$fields{scope} = "@scopes";
+		}
 		my $ask = sub {
 			my ($title, $call, @arguments) = @_;
 			push @blocks, $slug;

@@ -420,6 +420,14 @@ subtest 'ends of revocations' => sub {
 	}
 	my ($deleted) = grep { $_->{method} eq 'DELETE' } $server->log;
 	is($deleted->{raw_body}, 'token=refresh-SECRET-1&token_type_hint=refresh_token&client_id=i&client_secret=s', 'DELETE has its body');
+
+	$server->script('/revoke/bare', [ { json => {} } ]);
+	is(evaluate('unit_revoke', definition({ revoke_url => "$http/revoke/bare", revoke_auth => 'token', revoke_param => undef, token_headers => { 'X-Version' => '7' } }), \%both),
+		'sent=1 refreshed', 'nothing but the access token');
+	my ($bare) = grep { $_->{path} eq '/revoke/bare' } $server->log;
+	is($bare->{raw_body}, '', 'has no body');
+	is($bare->{headers}{'content-type'}, undef, 'which is not called a form');
+	is($bare->{headers}{'x-version'}, '7', 'and the headers of the definition');
 };
 
 # -- Documents. --
