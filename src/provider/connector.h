@@ -108,8 +108,8 @@ typedef struct ConduitConnector
 
 	/* the client */
 	ClientAuth	client_auth;
-	char	   *client_assertion_audience;	/* template; NULL: the endpoint */
-	char	   *client_assertion_issuer;	/* NULL: client_id */
+	char	   *client_assertion_audience;	/* text with variables; NULL: the endpoint */
+	char	   *client_assertion_issuer;	/* the same; NULL: client_id */
 	char	   *signing_algorithm;	/* RS256, RS384, RS512, PS256, ES256, ES384, EdDSA; of both kinds
 									 * of assertion */
 

@@ -17,6 +17,7 @@
 
 #include "provider/classify.h"
 #include "provider/connector_field.h"
+#include "provider/known_error.h"
 #include "provider/url_template.h"
 
 #define MAX_API_AUTH		1024
@@ -24,7 +25,7 @@
 #define MAX_CODE			64
 #define MAX_PHRASE			200
 
-static const char header_chars[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+static const char header_chars[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
 
 /* Names that templates give a meaning of their own; params cannot have them. */
 static const char *const special_variables[] =
@@ -219,28 +220,19 @@ add_meaning(ErrorMeaning **meanings, int *n, const char *text, OutcomeClass outc
 	meaning->outcome = outcome;
 }
 
-/* The same code as a provider may write it: in any case, with '-', '.' or '_'. */
-static bool
-same_code(const char *a, const char *b)
-{
-	for (; *a != '\0' && *b != '\0'; a++, b++)
-	{
-		char		ca = *a == '-' || *a == '.' || *a == ' ' ? '_' : pg_ascii_tolower((unsigned char) *a);
-		char		cb = *b == '-' || *b == '.' || *b == ' ' ? '_' : pg_ascii_tolower((unsigned char) *b);
-
-		if (ca != cb)
-			return false;
-	}
-	return *a == *b;
-}
-
 /* A code is added once; a second meaning for it is refused. */
 static void
 add_code(ConduitConnector *connector, const char *field, const char *text, OutcomeClass outcome)
 {
+	char		code[OUTCOME_CODE_LEN + 1];
+
+	conduit_classify_clean_code(text, code);
 	for (int i = 0; i < connector->nerror_codes; i++)
 	{
-		if (!same_code(connector->error_codes[i].text, text))
+		char		other[OUTCOME_CODE_LEN + 1];
+
+		conduit_classify_clean_code(connector->error_codes[i].text, other);
+		if (!conduit_same_error_code(code, other))
 			continue;
 		if (connector->error_codes[i].outcome != outcome)
 			conduit_field_refuse(field, "a code has two meanings", "Give each code once, in error_codes or dead_errors.");

@@ -207,7 +207,7 @@ header_valid(const HttpHeader *header)
 	size_t		length = strlen(header->name);
 
 	if (length == 0 || strspn(header->name,
-							  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") < length)
+							  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") < length)
 		return false;
 	for (const unsigned char *c = (const unsigned char *) header->value; *c != '\0'; c++)
 	{

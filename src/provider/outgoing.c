@@ -285,7 +285,7 @@ add_client_assertion(OutgoingRequest *out, const OutgoingClient *client, const C
 	assertion.algorithm = connector->signing_algorithm;
 	assertion.key = client->secret;
 	assertion.issuer = connector->client_assertion_issuer != NULL ?
-		connector->client_assertion_issuer : client->client_id;
+		conduit_outgoing_fill(out, connector->client_assertion_issuer, NULL) : client->client_id;
 	assertion.subject = client->client_id;
 	assertion.audience = connector->client_assertion_audience != NULL ?
 		conduit_outgoing_fill(out, connector->client_assertion_audience, NULL) : client->endpoint;

@@ -77,6 +77,71 @@ subtest 'errors' => sub {
 	like($reference, qr/^\| \w{5} \| \Q$_\E \|/m, $_) for @messages;
 };
 
+subtest 'fields of connectors' => sub {
+	my @known = slurp_file("$top/src/provider/connector.c") =~ /^\t\{"(\w+)", [A-Z| ]+, \w+/mg;
+	cmp_ok(scalar @known, '>', 80, 'there are fields');
+	my %documented;
+	foreach my $names (slurp_file("$top/docs/connectors.md") =~ /^\| ((?:`\w+`(?:, )?)+) \| (?:all|code|client|jwt|renew|token)\b/mg)
+	{
+		$documented{$_}++ for $names =~ /`(\w+)`/g;
+	}
+	is_deeply([ sort keys %documented ], [ sort @known, 'extends' ], 'docs/connectors.md has a row for each of them and for no other');
+	is_deeply([ grep { $documented{$_} > 1 } sort keys %documented ], [], 'and one only');
+};
+
+# docs/connectors.md as a reader would type it, from top to bottom: what is SQL
+# succeeds, what has a prompt ends in the error that is shown.
+subtest 'examples of connectors' => sub {
+	my $session = $cluster->session;
+	my $text = slurp_file("$top/docs/connectors.md");
+	my ($statements, $errors) = (0, 0);
+
+	my $run = sub {
+		my ($sql) = @_;
+		my $allowed = $session->query('SHOW conduit.egress_allow');
+		$session->query($sql);
+		my $error = $session->error =~ s/^psql:[^:]*:\d+: //mgr;
+		if ($sql =~ /pg_reload_conf/)
+		{
+			my $patience = 10000;
+			1 while $session->query('SHOW conduit.egress_allow') eq $allowed && $patience-- > 0;
+			die 'the configuration was not read again' if $patience < 0;
+		}
+		return $error;
+	};
+	$session->query('\set VERBOSITY default');
+	while ($text =~ /^```(sql)?\n(.*?)^```$|^\| `(\w+)` \| DETAIL \|\n\|[-|]*\n((?:\|[^\n]*\n)+)/msg)
+	{
+		my ($sql, $block, $field, $rows) = ($1, $2, $3, $4);
+		if (defined $field)
+		{
+			foreach my $row (split /\n/, $rows)
+			{
+				my ($value, $detail) = $row =~ /^\| `(.*)` \| `(.*)` \|$/ or die $row;
+				like($run->(qq{SELECT conduit_register_connector('x', '{"extends": "acme", "$field": "$value"}');}), qr/^DETAIL:  \Q$detail\E$/m, "$field $value");
+				$errors++;
+			}
+		}
+		elsif ($sql)
+		{
+			is($run->($block), '', 'runs: ' . substr($block =~ s/\s+/ /gr, 0, 70));
+			$statements++;
+		}
+		else
+		{
+			foreach my $example (split /^=# /m, $block =~ s/^\n//mgr)
+			{
+				next unless $example =~ /\A(.*?;)\n(ERROR: .*)\z/s;
+				is($run->($1), $2, "error: $1");
+				$errors++;
+			}
+		}
+	}
+	cmp_ok($statements, '>', 20, 'there are statements');
+	cmp_ok($errors, '>', 30, 'there are errors');
+	$session->quit;
+};
+
 subtest 'links' => sub {
 	foreach my $file (glob("$top/*.md $top/docs/*.md $top/bench/*.md $top/test/*.md $top/test/provider/*.md"))
 	{

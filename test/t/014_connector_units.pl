@@ -243,6 +243,7 @@ my @taken = (
 	[ 'C', '"refresh_credential":"refresh_token"', 'refresh_by_access_token', 'refresh_by_access_token=false' ],
 	[ 'C', '"refresh_sends_scope":true', 'refresh_sends_scope', 'refresh_sends_scope=true' ],
 	[ 'C', "$params," . '"token_headers":{"X-Client":"{client_id}:{client_secret}","X-Id":"{uuid}","X-Sub":"{sub}"}', 'token_headers', 'token_headers={"X-Client":"{client_id}:{client_secret}","X-Id":"{uuid}","X-Sub":"{sub}"}' ],
+	[ 'C', '"token_headers":{"WM_SVC.NAME":"Market"}', 'token_headers', 'token_headers={"WM_SVC.NAME":"Market"}' ],
 	[ 'C', '"client_auth":"none","token_headers":{"Authorization":"Key {client_secret}"}', 'token_headers', 'token_headers={"Authorization":"Key {client_secret}"}' ],
 
 	(map { [ 'C', "\"pkce\":$_->[0]", 'pkce', "pkce=$_->[1]" ] } [ 'true', 'true' ], [ 'false', 'false' ], [ '"supported"', 'true' ], [ '"required"', 'true' ], [ '"unknown"', 'true' ], [ '"no"', 'false' ]),
@@ -666,7 +667,7 @@ $unit->set_conf('conduit.egress_allow', '');
 foreach my $template ('https://{h}/t', 'https://a.{h}/t?x={h}')
 {
 	$unit->check_all("a lax pattern, $template", map {
-		[ $_->[0], sprintf('unit_expand(%s, %s, %s)', literal($lax), literal($template), literal("{\"h\":\"$_->[0]\"}")), $_->[1] ]
+		[ "host $_->[0]", sprintf('unit_expand(%s, %s, %s)', literal($lax), literal($template), literal("{\"h\":\"$_->[0]\"}")), $_->[1] ]
 	} (
 		[ 'good.example', $template =~ s/\{h\}/good.example/gr ],
 		(map { [ $_, qr/^! -: (\Q$url{ip}\E|\Q$url{lone}\E)$/ ] } '127.0.0.1', '10.0.0.1', '169.254.169.254', '8.8.8.8', '2130706433', '127.1', '0177.0.0.1', '0x7f000001', '0x7f.0.0.1', '017700000001'),
