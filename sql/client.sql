@@ -6,8 +6,8 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_set_client(text, text, text, text[], text) IS
 'Sets the OAuth client under which new grants of a connector are made.
 
-client_secret: sealed, bound to the origin of the connector''s token_url; NULL for connectors whose client_auth is none. Set again for the same client_id, the two newest secrets are kept: where the provider says invalid_client to one, the other is tried, so that a secret can be rotated without a gap. redirect_uris: absolute URIs without fragment (RFC 6749, 3.1.2); NULL keeps those there are. A former client_id stays for the connections issued under it. A tenant''s client goes before that of tenant ''''. Connections of the connector whose refresh failed for our own configuration are tried again at once. Bind the secret as a parameter.
-Errors: 22023; PT500 vault is locked, conduit worker is not running.';
+client_secret: sealed, bound to the origins of the connector''s endpoints that it is sent to; a private key in PEM form, without a password, where client_auth is private_key_jwt, which is checked and never sent; NULL for connectors whose client_auth is none. Set again for the same client_id, the two newest secrets are kept: where the provider says invalid_client to one, the other is tried, so that a secret can be rotated without a gap. redirect_uris: absolute URIs without fragment (RFC 6749, 3.1.2); NULL keeps those there are. A former client_id stays for the connections issued under it. A tenant''s client goes before that of tenant ''''. Connections of the connector whose refresh failed for our own configuration are tried again at once. Bind the secret as a parameter.
+Errors: 22023 connector takes no client, invalid client_secret (DETAIL blank, private_key, too_long), and others; PT500 vault is locked, conduit worker is not running.';
 
 CREATE FUNCTION @extschema@.conduit_retire_client(connector text, client_id text, tenant text DEFAULT '') RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
