@@ -27,6 +27,7 @@ my @parts = (
 	[ connection => 'Connections' ],
 	[ credential => 'Storing and vending' ],
 	[ bulk       => 'Many at once' ],
+	[ authorize  => 'Authorizing' ],
 	[ refresh    => 'Refreshing' ],
 	[ rate       => 'Rate limits' ],
 	[ event      => 'Events' ],

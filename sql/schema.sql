@@ -184,6 +184,58 @@ ALTER TABLE conduit.flight ALTER COLUMN refresh SET STATISTICS 0;
 COMMENT ON TABLE conduit.flight IS
 	'Refreshes in progress; outcome is set when the reply is parked here because somebody''s open transaction holds the row it belongs to';
 
+-- Made by conduit_authorize(), from then on written by the worker alone.
+CREATE TABLE conduit.authorize_state (
+	id				uuid PRIMARY KEY,
+	state_hash		bytea NOT NULL UNIQUE,
+	tenant			text COLLATE "C" NOT NULL,
+	owner			text COLLATE "C" NOT NULL,
+	connector		text COLLATE "C" NOT NULL,
+	origin			text COLLATE "C" NOT NULL,
+	client_id		text COLLATE "C" NOT NULL,
+	redirect_uri	text NOT NULL,
+	scopes			text[] NOT NULL,
+	params			jsonb NOT NULL,
+	metadata		jsonb NOT NULL,
+	connection_id	uuid,
+	verifier		bytea,
+	created_at		timestamptz NOT NULL,
+	expires_at		timestamptz NOT NULL,
+	status			text COLLATE "C" NOT NULL DEFAULT 'open'
+					CHECK (status OPERATOR(pg_catalog.=) ANY ('{open,claimed,received,parked,done,failed}'::text[])),
+	code_hash		bytea,
+	incarnation		uuid,
+	closed_at		timestamptz,
+	result			uuid,
+	outcome			text COLLATE "C",
+	reason			text,
+	token_origin	text COLLATE "C",
+	next_step	text COLLATE "C",
+	granted			bytea,
+	issued_at		timestamptz,
+	token_expires_at timestamptz,
+	refresh_expires_at timestamptz,
+	lifetime		double precision,
+	token_type		text,
+	scope			text,
+	account			text COLLATE "C",
+	account_label	text
+);
+ALTER TABLE conduit.authorize_state ALTER COLUMN verifier SET STORAGE EXTERNAL;
+ALTER TABLE conduit.authorize_state ALTER COLUMN granted SET STORAGE EXTERNAL;
+ALTER TABLE conduit.authorize_state ALTER COLUMN verifier SET STATISTICS 0;
+ALTER TABLE conduit.authorize_state ALTER COLUMN granted SET STATISTICS 0;
+CREATE INDEX authorize_state_unsettled_idx ON conduit.authorize_state (id)
+	WHERE status OPERATOR(pg_catalog.=) ANY ('{claimed,received,parked}'::text[]);
+CREATE INDEX authorize_state_owner_idx ON conduit.authorize_state (tenant, owner);
+CREATE INDEX authorize_state_expires_at_idx ON conduit.authorize_state (expires_at);
+COMMENT ON TABLE conduit.authorize_state IS
+	'Authorizations under way: what a state stands for, and what came of it; removed a day later';
+COMMENT ON COLUMN conduit.authorize_state.state_hash IS 'SHA-256: the state itself is known to its owner alone';
+COMMENT ON COLUMN conduit.authorize_state.status IS
+	'open; claimed: its code may have been sent; received: the token is here, further requests are to be made; parked: here, waiting for somebody''s open transaction; done; failed';
+COMMENT ON COLUMN conduit.authorize_state.granted IS 'What the provider has granted, sealed, until it stands in conduit.credential';
+
 CREATE SEQUENCE conduit.event_id_seq;
 CREATE SEQUENCE conduit.event_seq;
 CREATE TABLE conduit.event (
@@ -336,6 +388,7 @@ ALTER TABLE conduit.jwt_key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE conduit.mac_key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE conduit.api_key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE conduit.session ENABLE ROW LEVEL SECURITY;
+ALTER TABLE conduit.authorize_state ENABLE ROW LEVEL SECURITY;
 
 -- All user data, with the sequences behind it.
 SELECT pg_catalog.pg_extension_config_dump('conduit.connector_revision', '');
@@ -345,6 +398,7 @@ SELECT pg_catalog.pg_extension_config_dump('conduit.client_secret', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.connection', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.credential', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.flight', '');
+SELECT pg_catalog.pg_extension_config_dump('conduit.authorize_state', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.event_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('conduit.event', '');

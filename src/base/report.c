@@ -44,12 +44,12 @@ static const ErrorText error_texts[] = {
 	[CONDUIT_ERR_NEEDS_REAUTH] = {
 		HTTP_STATE('4', '0', '9'),
 		"connection needs re-authorization",
-		"Let the owner authorize again, then store the new token response with conduit_store_credential()."
+		"Let the owner authorize again with conduit_authorize(), or store a new credential with conduit_store_credential()."
 	},
 	[CONDUIT_ERR_LACKS_SCOPE] = {
 		HTTP_STATE('4', '0', '9'),
 		"connection lacks scope",
-		"Let the owner authorize again with the missing scopes, then store the new token response with conduit_store_credential()."
+		"Let the owner authorize again with the missing scopes: conduit_authorize() takes the connection's id."
 	},
 	[CONDUIT_ERR_REVOKED] = {
 		HTTP_STATE('4', '1', '0'),
@@ -100,6 +100,11 @@ static const ErrorText error_texts[] = {
 		MAKE_SQLSTATE('5', '5', '0', '0', '0'),
 		"credential is not committed",
 		"Commit the transaction that stored the credential and try again."
+	},
+	[CONDUIT_ERR_AUTHORIZATION_FAILED] = {
+		HTTP_STATE('4', '0', '0'),
+		"authorization failed",
+		"Begin again with conduit_authorize()."
 	},
 	[CONDUIT_ERR_OLD_LIBRARY] = {
 		MAKE_SQLSTATE('5', '5', '0', '0', '0'),

@@ -34,6 +34,7 @@ typedef enum ConduitError
 	CONDUIT_ERR_CANNOT_OPEN,
 	CONDUIT_ERR_NOT_CONFIGURED,
 	CONDUIT_ERR_NOT_COMMITTED,
+	CONDUIT_ERR_AUTHORIZATION_FAILED,
 	CONDUIT_ERR_OLD_LIBRARY,	/* SQL newer than library */
 	CONDUIT_ERR_OLD_SQL			/* library newer than SQL */
 } ConduitError;

@@ -39,6 +39,12 @@ conduit_refresh_set_incarnation(void)
 	incarnation = conduit_new_id();
 }
 
+const pg_uuid_t *
+conduit_incarnation(void)
+{
+	return &incarnation;
+}
+
 static void
 set_outcome(RefreshFlight *flight, OutcomeClass outcome, const char *code, double retry_after)
 {

@@ -48,8 +48,8 @@ template_origin(const char *url)
  * whose endpoints is moved to other hosts can no longer open the secret.  Nor
  * can one that would send a private key where it signed with it.
  */
-static char *
-client_origin(const ConduitConnector *connector)
+char *
+conduit_client_origin(const ConduitConnector *connector)
 {
 	bool		revokes_as_client = connector->revoke_auth == REVOKE_AUTH_CLIENT || connector->revoke_auth == REVOKE_AUTH_BASIC;
 	const char *const urls[] = {connector->token_url, connector->refresh_url, connector->exchange_url,
@@ -178,11 +178,67 @@ conduit_client_from_environment(const char *tenant, const ConduitConnector *conn
 	return client;
 }
 
+static bool
+app_from_environment(const char *tenant, const ConduitConnector *connector, ClientApp *app)
+{
+	static StoreQuery select = {
+		"SELECT builtin FROM conduit.connector WHERE slug = $1", 1, {TEXTOID}
+	};
+	const char *uris = environment_value(connector->slug, "REDIRECT_URIS");
+	ConduitClient *client;
+	StoreArgs	args = {0};
+
+	conduit_arg_text(&args, connector->slug);
+	if (conduit_store_run(&select, &args) == 0)
+		return false;
+	client = conduit_client_from_environment(tenant, connector, conduit_row_bool(0, 1), NULL);
+	if (client == NULL)
+		return false;
+	if (client->environment_secret != NULL)
+		conduit_wipe(client->environment_secret, strlen(client->environment_secret));
+	app->client_id = client->client_id;
+	for (const char *uri = uris ? uris : ""; *uri != '\0';)
+	{
+		int			length = strcspn(uri, ", \t\n");
+
+		if (length > 0)
+			app->redirect_uris = lappend(app->redirect_uris, pnstrdup(uri, length));
+		uri += length + (uri[length] != '\0' ? 1 : 0);
+	}
+	return true;
+}
+
+bool
+conduit_client_app(const char *tenant, const ConduitConnector *connector, ClientApp *app)
+{
+	static StoreQuery select = {
+		"SELECT c.client_id, u.uri FROM (SELECT client_id, redirect_uris FROM conduit.client"
+		"  WHERE connector = $2 AND tenant IN ($1, '') AND current ORDER BY tenant DESC LIMIT 1) c"
+		" LEFT JOIN LATERAL pg_catalog.unnest(c.redirect_uris) WITH ORDINALITY u (uri, n) ON true ORDER BY u.n",
+		2, {TEXTOID, TEXTOID}
+	};
+	MemoryContext context = CurrentMemoryContext;
+	StoreArgs	args = {0};
+	uint64		n;
+
+	memset(app, 0, sizeof(*app));
+	conduit_arg_text(&args, tenant);
+	conduit_arg_text(&args, connector->slug);
+	n = conduit_store_run(&select, &args);
+	if (n == 0)
+		return app_from_environment(tenant, connector, app);
+	app->client_id = conduit_row_text(0, 1, context);
+	for (uint64 i = 0; i < n; i++)
+		if (!conduit_row_isnull(i, 2))
+			app->redirect_uris = lappend(app->redirect_uris, conduit_row_text(i, 2, context));
+	return true;
+}
+
 SealStatus
 conduit_client_open_secret(const ConduitClient *client, int n, const ConduitConnector *connector,
 						   OpenedSecret *opened, ConduitSecret *secret)
 {
-	char	   *origin = client_origin(connector);
+	char	   *origin = conduit_client_origin(connector);
 	SealPlace	place = secret_place(&client->secrets[n].id, client->tenant, connector, origin);
 	SealStatus	status = conduit_secret_open(&place, client->secrets[n].blob, opened, secret, NULL);
 
@@ -290,7 +346,7 @@ add_secret(const pg_uuid_t *client, const char *tenant, const ConduitConnector *
 		1, {UUIDOID}
 	};
 	pg_uuid_t	id = conduit_new_id();
-	char	   *origin = client_origin(connector);
+	char	   *origin = conduit_client_origin(connector);
 	SealPlace	place = secret_place(&id, tenant, connector, origin);
 	ConduitSecret secret = {.client_secret = {VARDATA_ANY(client_secret), VARSIZE_ANY_EXHDR(client_secret)}};
 	bytea	   *blob;

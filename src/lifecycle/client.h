@@ -50,10 +50,32 @@ extern ConduitClient *conduit_client_find(const char *tenant, const char *connec
 extern ConduitClient *conduit_client_from_environment(const char *tenant, const ConduitConnector *connector,
 													  bool builtin, const char *client_id);
 
+/*
+ * conduit_client_origin says where everything goes that a connector's client
+ * sends: its endpoints' origins as they are written, and what the variables in
+ * them may be.  Secrets are bound to it.
+ */
+extern char *conduit_client_origin(const ConduitConnector *connector);
+
 /* conduit_client_open_secret opens one of the client's secrets. */
 extern SealStatus conduit_client_open_secret(const ConduitClient *client, int n,
 											 const ConduitConnector *connector,
 											 OpenedSecret *opened, ConduitSecret *secret);
+
+/* An app as a new authorization needs it. */
+typedef struct ClientApp
+{
+	char	   *client_id;
+	List	   *redirect_uris;	/* char * */
+} ClientApp;
+
+/*
+ * conduit_client_app finds the app that an authorization is asked under: the
+ * tenant's current client, else that of '', else the environment's
+ * (CONDUIT_<SLUG>_CLIENT_ID, _REDIRECT_URIS, separated by commas or blanks).
+ * False if there is none.
+ */
+extern bool conduit_client_app(const char *tenant, const ConduitConnector *connector, ClientApp *app);
 
 /* The client_id a new credential is recorded under, or NULL if none is set. */
 extern char *conduit_client_current_id(const char *tenant, const char *connector);

@@ -16,6 +16,7 @@
 #include "base/report.h"
 #include "lifecycle/adoption.h"
 #include "lifecycle/argument.h"
+#include "lifecycle/authorize.h"
 #include "lifecycle/catalogue.h"
 #include "lifecycle/event.h"
 #include "lifecycle/revocation.h"
@@ -510,6 +511,7 @@ conduit_delete_owner(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		delete_connection(conduit_connection_lock(&ids[i], owner, tenant));
 	}
+	conduit_authorize_forget(owner, tenant);
 	conduit_store_end(&scope);
 	PG_RETURN_INT32((int32) n);
 }

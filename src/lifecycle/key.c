@@ -249,7 +249,9 @@ conduit_key_flush_wraps(void)
 	"  UNION ALL SELECT jwk FROM conduit.jwt_key" \
 	"  UNION ALL SELECT access FROM conduit.flight UNION ALL SELECT refresh FROM conduit.flight" \
 	"  UNION ALL SELECT access FROM conduit.revocation" \
-	"  UNION ALL SELECT refresh FROM conduit.revocation) b (blob)" \
+	"  UNION ALL SELECT refresh FROM conduit.revocation" \
+	"  UNION ALL SELECT verifier FROM conduit.authorize_state" \
+	"  UNION ALL SELECT granted FROM conduit.authorize_state) b (blob)" \
 	" WHERE pg_catalog.octet_length(b.blob) > 22 GROUP BY 1"
 
 /*

@@ -72,6 +72,7 @@ typedef enum SettleResult
 
 /* Say which worker this is; before the first claim. */
 extern void conduit_refresh_set_incarnation(void);
+extern const pg_uuid_t *conduit_incarnation(void);
 
 /*
  * conduit_refresh_claim claims the connection's refresh.  ANSWER_NONE and

@@ -17,6 +17,7 @@
 #include "base/report.h"
 #include "base/settings.h"
 #include "lifecycle/connection.h"
+#include "lifecycle/failure.h"
 #include "lifecycle/store.h"
 #include "lifecycle/wait.h"
 #include "shared/stats.h"
@@ -145,38 +146,12 @@ failure_detail(const CredentialView *view, const char *code, TimestampTz now)
 	return left > 0 ? psprintf("%s retry_after=%.0f", code, ceil(left)) : pstrdup(code);
 }
 
-/* Answers that a provider gave, as opposed to none. */
-static bool
-is_bad_response(const char *class, const char *code)
-{
-	static const char *const no_answer[] = {
-		"denied", "dns", "refused", "tls", "timeout", "broken", "quarantined", "internal"
-	};
-
-	if (strcmp(class, "throttled") == 0)
-		return false;
-	for (int i = 0; i < lengthof(no_answer); i++)
-		if (strcmp(code, no_answer[i]) == 0)
-			return false;
-	return code[0] != '\0';
-}
-
 /* What the last attempt, recorded in the row, means for a caller. */
 static ConduitError
 recorded_error(const CredentialView *view)
 {
-	const char *class = view->last_error ? view->last_error : "";
-	const char *code = view->last_error_code ? view->last_error_code : "";
-
-	if (strcmp(code, "client_missing") == 0)
-		return CONDUIT_ERR_NOT_CONFIGURED;
-	if (strcmp(code, "vault_locked") == 0)
-		return CONDUIT_ERR_VAULT_LOCKED;
-	if (strcmp(code, "unknown_key") == 0)
-		return CONDUIT_ERR_UNKNOWN_KEY;
-	if (strcmp(code, "cannot_open") == 0)
-		return CONDUIT_ERR_CANNOT_OPEN;
-	return is_bad_response(class, code) ? CONDUIT_ERR_BAD_RESPONSE : CONDUIT_ERR_UNAVAILABLE;
+	return conduit_failure_error(view->last_error ? view->last_error : "",
+								 view->last_error_code ? view->last_error_code : "");
 }
 
 /* A failure is a warning while the token at hand is usable. */

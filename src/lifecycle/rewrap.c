@@ -93,6 +93,17 @@ static RewrapTable tables[] = {
 		3, {UUIDOID, BYTEAOID, BYTEAOID}},
 		"jwt_key", {"secret", NULL}, {{0}}
 	},
+	{
+		/* A claimed one is the worker's, which must not wait for us. */
+		{"SELECT id, id, tenant, owner, connector, origin, 0::pg_catalog.int8, verifier, granted"
+			" FROM conduit.authorize_state WHERE id > $1 AND status IN ('open', 'parked')"
+			" AND (" NOT_PRIMARY("verifier") " OR " NOT_PRIMARY("granted") ")"
+			" ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED",
+		3, {UUIDOID, BYTEAOID, INT4OID}},
+		{"UPDATE conduit.authorize_state SET verifier = COALESCE($2, verifier), granted = COALESCE($3, granted)"
+		" WHERE id = $1", 3, {UUIDOID, BYTEAOID, BYTEAOID}},
+		"authorize", {"verifier", "granted"}, {{0}}
+	},
 };
 
 /* A row that is to be rewrapped, copied out of SPI's table. */

@@ -31,7 +31,9 @@ typedef enum RequestKind
 {
 	REQUEST_REFRESH,			/* this connection, if due to its caller */
 	REQUEST_DUE_BATCH,			/* up to max_count due ones of a tenant */
-	REQUEST_KEYS				/* commit check values of the keyring */
+	REQUEST_KEYS,				/* commit check values of the keyring */
+	REQUEST_CALLBACK,			/* exchange a code; connection is the id its mail is sealed for */
+	REQUEST_DISCOVERY			/* fetch the metadata of the issuer that its mail names */
 } RequestKind;
 
 typedef enum RequestAnswer
@@ -45,6 +47,7 @@ typedef enum RequestAnswer
 	ANSWER_PAUSED,
 	ANSWER_NOT_CONFIGURED,
 	ANSWER_VAULT,				/* keyring missing, key unknown, blob does not open */
+	ANSWER_REFUSED,				/* there is no such open state */
 	ANSWER_FAILED,				/* the worker could not do it; its log says why */
 	ANSWER_GONE					/* the worker left */
 } RequestAnswer;

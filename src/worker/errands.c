@@ -76,6 +76,8 @@ answer_waiters(Errand *errand)
 static void
 finish(Errand *errand)
 {
+	if (errand->answer == ANSWER_PARKED)
+		conduit_round.errands_parked_at = conduit_real_time_in(CONDUIT_RETRY_PARKED);
 	answer_waiters(errand);
 	errand->kind->free(errand);
 }

@@ -79,6 +79,7 @@ check_pause(void)
 
 	/* a restore brings parked replies that this worker has not counted */
 	conduit_round.parked = Max(conduit_round.parked, 1);
+	conduit_round.errands_parked_at = 0;
 	if (pause == conduit_round.pause)
 		return;
 	conduit_round.pause = pause;

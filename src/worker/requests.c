@@ -14,6 +14,7 @@
 #include "shared/flight.h"
 #include "storage/dsm.h"
 #include "vault/keyring.h"
+#include "worker/authorizing.h"
 #include "worker/mail.h"
 #include "worker/queue.h"
 
@@ -69,6 +70,9 @@ take_mail(Mail *mail)
 {
 	switch (mail->request.kind)
 	{
+		case REQUEST_CALLBACK:
+			conduit_authorizing_take(mail);
+			break;
 		default:
 			conduit_mail_answer(mail, ANSWER_FAILED);
 			break;

@@ -44,6 +44,7 @@ typedef struct WorkerRound
 	TimestampTz settle_at;		/* real time: when to try again */
 	TimestampTz parked_at;
 	int			parked_delay;
+	TimestampTz errands_parked_at;	/* DT_NOEND: none is */
 	TimestampTz housekeeping_at;
 	TimestampTz full_scan_at;
 	TimestampTz scan_at;

@@ -37,6 +37,7 @@
 #include "provider/http.h"
 #include "shared/roster.h"
 #include "shared/stats.h"
+#include "worker/authorizing.h"
 #include "worker/errands.h"
 #include "worker/queue.h"
 #include "worker/round.h"
@@ -168,6 +169,8 @@ play_round(void)
 	{
 		conduit_guarded(conduit_move_parked, "moving parked replies");
 	}
+	if (conduit_round.errands_parked_at <= GetCurrentTimestamp())
+		conduit_guarded(conduit_authorizing_settle_parked, "moving parked authorizations");
 	if (conduit_scan_wanted(GetCurrentTimestamp()))
 		conduit_guarded(conduit_scan_due, "looking for due credentials");
 	if (conduit_round.pause == PAUSE_NONE)
@@ -204,6 +207,7 @@ sleep_time(void)
 	if (conduit_round.settle_failed)
 		sleep = least(sleep, conduit_round.settle_at);
 	sleep = least(sleep, conduit_errands_next());
+	sleep = least(sleep, conduit_round.errands_parked_at);
 	if (conduit_round.pause == PAUSE_NONE && !conduit_round.settle_failed &&
 		conduit_queue_waiting_unasked() < CONDUIT_MAX_QUEUED)
 	{
@@ -303,6 +307,7 @@ start_up(uint64 ticket)
 	conduit_refresh_set_incarnation();
 	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
 	find_work_left_behind();
+	conduit_authorizing_start();
 }
 
 void

@@ -281,7 +281,7 @@ foreach my $i (0 .. $#deaths)
 	subtest "dead: $title" => sub {
 		my @events = ("SELECT string_agg(kind || ' ' || coalesce(old_status, '-') || ' ' || new_status || ' ' || coalesce(reason, '-'), ', ' ORDER BY seq) FROM conduit_events_after(0, 10000) WHERE connection_id = '$id' AND kind IN ('needs_reauth', 'recovered')");
 
-		is($cluster->error("SELECT conduit_refresh('alice', '$id')"), q{PT409|connection needs re-authorization|needs_reauth|Let the owner authorize again, then store the new token response with conduit_store_credential().}, 'the caller is told');
+		is($cluster->error("SELECT conduit_refresh('alice', '$id')"), q{PT409|connection needs re-authorization|needs_reauth|Let the owner authorize again with conduit_authorize(), or store a new credential with conduit_store_credential().}, 'the caller is told');
 		is(field($id, 'status, status_reason, last_error, last_error_code, refresh_at IS NULL, expires_at > created_at'), "NEEDS_REAUTH|$reason|dead|$reason|t|t", 'the connection shows it');
 		is($cluster->vend('alice', $id), 'ERROR PT409 needs_reauth', 'nothing is vended, though the access token still lives');
 		is($cluster->error("SELECT conduit_refresh('alice', '$id')") =~ s/\|.*//r, 'PT409', 'nor refreshed');

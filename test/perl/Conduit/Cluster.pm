@@ -158,10 +158,12 @@ sub connector
 		%fields);
 	my $secret = delete $definition{client_secret} // 'the-client-secret';
 	my $client_id = delete $definition{client_id} // 'cid';
+	my $redirect_uris = delete $definition{redirect_uris};
+	my $uris = $redirect_uris ? ", ARRAY['" . join("', '", @$redirect_uris) . "']" : '';
 	my $json = JSON::PP->new->canonical->encode(\%definition);
 
 	$self->sql(qq{SELECT $self->{schema}.conduit_register_connector('$slug', \$json\$$json\$json\$)});
-	$self->sql(qq{SELECT $self->{schema}.conduit_set_client('$slug', '$client_id', '$secret')});
+	$self->sql(qq{SELECT $self->{schema}.conduit_set_client('$slug', '$client_id', '$secret'$uris)});
 	return;
 }
 
@@ -216,6 +218,47 @@ sub vend_text
 	my $token = $answer->{rows}[0][0] // 'NULL';
 	$token =~ s/^([a-z]*at-\d+-\d+)-.*/$1/;
 	return join(' ', $token, map { $short->('WARNING', $_) } @{ $answer->{notices} });
+}
+
+# Begin an authorization; returns the authorize URL and the state.  Further
+# arguments of conduit_authorize() as SQL, by name.
+sub authorize
+{
+	my ($self, $owner, $slug, %arguments) = @_;
+	my $more = join('', map { ", $_ => $arguments{$_}" } sort keys %arguments);
+	my $row = $self->wire->query("SELECT authorize_url, state FROM conduit_authorize(\$1, \$2$more)", $owner, $slug);
+
+	die "conduit_authorize: $row->{error}{C} $row->{error}{M}" if $row->{error};
+	return @{ $row->{rows}[0] };
+}
+
+# What conduit_authorize_callback() answers: the id, or as error_text() puts it.
+# $params: a hash of the redirect's parameters.
+sub callback
+{
+	my ($self, $owner, $state, $code, $params) = @_;
+	return callback_text($self->wire->query(callback_query($owner, $state, $code, $params)));
+}
+
+# For a session of the test's own: $wire->send(callback_query(...)), callback_text($wire->receive).
+sub callback_query
+{
+	my ($owner, $state, $code, $params) = @_;
+	return ('SELECT conduit_authorize_callback($1, $2, $3, $4)', $owner, $state, $code,
+		defined $params ? JSON::PP->new->canonical->encode($params) : undef);
+}
+
+sub callback_text
+{
+	my ($answer) = @_;
+	return $answer->{error} ? error_text($answer->{error}) : $answer->{rows}[0][0];
+}
+
+# "PT400 authorization failed (invalid_state)"
+sub error_text
+{
+	my ($error) = @_;
+	return "$error->{C} $error->{M}" . (defined $error->{D} ? " ($error->{D})" : '');
 }
 
 # Move what Conduit takes for now, in all processes, by so many seconds in all.
