@@ -19,6 +19,7 @@
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "lifecycle/throttle.h"
+#include "provider/authorize_url.h"
 #include "shared/stats.h"
 
 #define QUARANTINE_SECONDS 3600
@@ -28,7 +29,8 @@ enum
 {
 	C_TENANT = 1, C_OWNER, C_CONNECTOR, C_ORIGIN, C_GENERATION, C_STATUS, C_REFRESH_AT,
 	C_NEXT_ATTEMPT_AT, C_LAST_ERROR, C_IN_DOUBT, C_ACCESS, C_REFRESH, C_REFRESH_EXPIRES_AT,
-	C_REFRESHED_AT, C_PARAMS, C_CLIENT_ID, C_ACCOUNT, C_REVISION, C_BUILTIN, C_LAST_USED
+	C_REFRESHED_AT, C_PARAMS, C_CLIENT_ID, C_ACCOUNT, C_REVISION, C_BUILTIN, C_LAST_USED, C_SCOPE,
+	C_REQUESTED_SCOPES
 };
 
 static pg_uuid_t incarnation;
@@ -68,7 +70,8 @@ look_up(const pg_uuid_t *connection)
 		"SELECT c.tenant, c.owner, c.connector, c.origin, c.generation, c.status, c.refresh_at,"
 		" c.next_attempt_at, c.last_error, c.in_doubt, c.access, c.refresh, c.refresh_expires_at,"
 		" c.refreshed_at, n.params::pg_catalog.text, n.client_id, n.account, k.revision, k.builtin,"
-		" COALESCE(u.used_on::pg_catalog.timestamptz, n.created_at)"
+		" COALESCE(u.used_on::pg_catalog.timestamptz, n.created_at), c.scope,"
+		" pg_catalog.array_to_string(n.requested_scopes, ' ')"
 		" FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
 		" JOIN conduit.connector k ON k.slug = c.connector"
 		" LEFT JOIN conduit.last_use u ON u.connection_id = c.connection_id"
@@ -158,6 +161,8 @@ make_flight(const pg_uuid_t *connection)
 	flight->account = conduit_row_text(0, C_ACCOUNT, context);
 	flight->client_id = conduit_row_text(0, C_CLIENT_ID, context);
 	flight->params = conduit_row_text(0, C_PARAMS, context);
+	flight->scope = conduit_row_text(0, C_SCOPE, context);
+	flight->requested_scopes = conduit_row_text(0, C_REQUESTED_SCOPES, context);
 	flight->access = conduit_row_bytea(0, C_ACCESS, context);
 	flight->refresh = conduit_row_bytea(0, C_REFRESH, context);
 	return flight;
@@ -185,6 +190,8 @@ find_client(RefreshFlight *flight, bool builtin)
 {
 	MemoryContext old;
 
+	if (!conduit_connector_takes_client(flight->connector))
+		return;
 	flight->client = conduit_client_find(flight->place.tenant, flight->place.connector,
 										 flight->client_id, flight->context);
 	old = MemoryContextSwitchTo(flight->context);
@@ -192,7 +199,7 @@ find_client(RefreshFlight *flight, bool builtin)
 		flight->client = conduit_client_from_environment(flight->place.tenant, flight->connector,
 														 builtin, flight->client_id);
 	if (flight->client == NULL ||
-		(flight->client->nsecrets == 0 && flight->connector->client_auth != CLIENT_AUTH_NONE))
+		(flight->client->nsecrets == 0 && conduit_connector_needs_secret(flight->connector)))
 		set_outcome(flight, OUTCOME_CONFIG, "client_missing", -1);
 	else if (flight->client_id == NULL)
 		flight->client_id = flight->client->client_id;
@@ -317,7 +324,7 @@ open_client_secret(RefreshFlight *flight, OpenedSecret *opened, ConduitSecret *s
 
 	memset(opened, 0, sizeof(*opened));
 	memset(secret, 0, sizeof(*secret));
-	if (flight->client->nsecrets == 0)
+	if (flight->client == NULL || flight->client->nsecrets == 0)
 		return true;
 	if (flight->client->environment_secret != NULL)
 	{
@@ -329,6 +336,25 @@ open_client_secret(RefreshFlight *flight, OpenedSecret *opened, ConduitSecret *s
 	if (status != SEAL_OK)
 		set_vault_outcome(flight, status);
 	return status == SEAL_OK;
+}
+
+/* What was granted, as the provider has put it; else what was asked for. */
+static const char *
+scope_to_send(const RefreshFlight *flight)
+{
+	char	   *scope;
+
+	if (flight->scope != NULL)
+		return flight->scope;
+	if (flight->requested_scopes == NULL)
+		return conduit_scope_join(flight->connector, flight->connector->default_scopes);
+	scope = pstrdup(flight->requested_scopes);
+	for (char *c = scope; *c != '\0' && strcmp(flight->connector->scope_separator, ",") == 0; c++)
+	{
+		if (*c == ' ')
+			*c = ',';
+	}
+	return scope;
 }
 
 bool
@@ -344,13 +370,15 @@ conduit_refresh_send(RefreshFlight *flight)
 	old = MemoryContextSwitchTo(flight->context);
 	if (open_refresh_token(flight) && open_client_secret(flight, &client_opened, &client_secret))
 	{
-		request.kind = TOKEN_REQUEST_REFRESH;
+		request.kind = flight->connector->auth_type == AUTH_BEARER_RENEW ?
+			TOKEN_REQUEST_BEARER_RENEW : TOKEN_REQUEST_REFRESH;
 		request.connector = flight->connector;
 		request.params = flight->variables;
 		request.endpoint = flight->endpoint;
-		request.client_id = flight->client->client_id;
+		request.client_id = flight->client ? flight->client->client_id : NULL;
 		request.client_secret = client_secret.client_secret;
 		request.refresh_token = flight->refresh_part.refresh_token;
+		request.scope = scope_to_send(flight);
 		request.timeout_ms = conduit_http_timeout;
 		flight->exchange = conduit_exchange_token(&request, &flight->exchange_owner);
 		conduit_stats_add(flight->place.connector, STATS_IN_FLIGHT, 1);
@@ -379,7 +407,7 @@ try_next_secret(RefreshFlight *flight)
 	if (flight->outcome.outcome != OUTCOME_CONFIG ||
 		(strcmp(flight->outcome.code, "invalid_client") != 0 &&
 		 strcmp(flight->outcome.code, "incorrect_client_credentials") != 0) ||
-		flight->secret + 1 >= flight->client->nsecrets)
+		flight->client == NULL || flight->secret + 1 >= flight->client->nsecrets)
 		return false;
 	flight->secret++;
 	memset(&flight->outcome, 0, sizeof(flight->outcome));

@@ -44,6 +44,8 @@ typedef struct RefreshFlight
 	char	   *account;
 	char	   *client_id;
 	char	   *params;			/* JSON object text: where the request went */
+	char	   *scope;			/* granted; NULL: not said */
+	char	   *requested_scopes;	/* separated by blanks; NULL: not known */
 	const ConduitJson *variables;	/* the same, parsed; NULL: of a parked flight */
 	const ConduitConnector *connector;	/* NULL: of a parked flight, not looked up yet */
 	char	   *endpoint;
