@@ -560,7 +560,8 @@ const controls = {
   },
   'POST client': (wish) => { client = wish.client_id ? wish : null; },
   'POST granter': (wish) => { granter = wish.public_key ? wish : null; },
-  'POST verify': ({ jwt, public_key: publicKey }) => verifyJwt(jwt, publicKey),
+  'POST verify': ({ jwt, public_key: publicKey }) => (Array.isArray(jwt)
+    ? jwt.map((each) => verifyJwt(each, publicKey)) : verifyJwt(jwt, publicKey)),
   'POST release': ({ path } = {}) => {
     const waits = [...hanging].filter((wait) => !path || wait.path === path);
     for (const wait of waits) {

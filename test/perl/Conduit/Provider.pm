@@ -292,9 +292,9 @@ C<issue($count, %options)> returns a list of token responses,
 C<script($path, \@steps, %options)> sets what an endpoint shall do, C<scripts>
 that of many, each C<< { path => $path, steps => \@steps, %options } >>,
 C<options(%options)>, C<client($client_id, $client_secret, $method, %key)>,
-C<granter(%key)>, C<verify($jwt, $public_key)> (a JWT's C<header> and C<claims>),
-C<release($path)>, C<kill_connections(%options)>, C<log($path)> (a list),
-C<tokens(%filter)> (a list), C<revoke(%which)>.
+C<granter(%key)>, C<verify($jwt, $public_key)> (a JWT's C<header> and C<claims>; of
+an array, an array), C<release($path)>, C<kill_connections(%options)>,
+C<log($path)> (a list), C<tokens(%filter)> (a list), C<revoke(%which)>.
 
 =cut
 
