@@ -373,8 +373,7 @@ conduit_outgoing_finish(OutgoingRequest *out, const char *method, const char *ur
 	const SizedText *body = NULL;
 	ListCell   *cell;
 
-	if (strcmp(method, "GET") == 0)
-		format = BODY_QUERY;
+	Assert(strcmp(method, "GET") != 0 || format == BODY_QUERY);
 	if (format == BODY_QUERY)
 		out->http.query = out->params != NIL ? conduit_outgoing_text(out, write_form, out)->data : NULL;
 	else if (format == BODY_JSON && (out->params != NIL || strcmp(method, "POST") == 0))

@@ -456,7 +456,8 @@ check_all('documents', map {
 my @documents = (
 	[ 'an object', { status => 200, json => { id => 'x' } }, 'sent=1 refreshed {"id":"x"}' ],
 	[ 'an object, 201', { status => 201, json => { id => 1 } }, 'sent=1 refreshed {"id":1}' ],
-	[ 'an array', { status => 200, json => [1] }, 'sent=1 config bad_json' ],
+	[ 'an array', { status => 200, json => [1] }, 'sent=1 refreshed [1]' ],
+	[ 'a string', { status => 200, body => '"x"' }, 'sent=1 config bad_json' ],
 	[ 'nothing', { status => 200 }, 'sent=1 config bad_json' ],
 	[ 'a page', { status => 200, body => '<html>' }, 'sent=1 config bad_json' ],
 	[ 'refused', { status => 403, json => { error => 'a/t' } }, 'sent=1 config http_403' ],
