@@ -157,11 +157,21 @@ conduit_outgoing_extra_params(OutgoingRequest *out, const ConduitJson *extra)
 void
 conduit_outgoing_header(OutgoingRequest *out, const char *name, const char *value)
 {
-	HttpHeader *header = palloc(sizeof(HttpHeader));
+	HttpHeader *header = NULL;
+	ListCell   *cell;
 
+	foreach(cell, out->headers)
+	{
+		if (pg_strcasecmp(((HttpHeader *) lfirst(cell))->name, name) == 0)
+			header = lfirst(cell);
+	}
+	if (header == NULL)
+	{
+		header = palloc(sizeof(HttpHeader));
+		out->headers = lappend(out->headers, header);
+	}
 	header->name = name;
 	header->value = value;
-	out->headers = lappend(out->headers, header);
 }
 
 /* A version 4 UUID (RFC 9562): of one request, so it need not be a good secret. */

@@ -83,12 +83,16 @@ extern void conduit_outgoing_secret_param(OutgoingRequest *out, const ConduitJso
 /* An object of strings with variables; its names are the provider's. */
 extern void conduit_outgoing_extra_params(OutgoingRequest *out, const ConduitJson *extra);
 
-/* conduit_outgoing_header adds a header; name and value are not copied. */
+/*
+ * conduit_outgoing_header adds a header, in the place of one of that name that
+ * there is; name and value are not copied.
+ */
 extern void conduit_outgoing_header(OutgoingRequest *out, const char *name, const char *value);
 
 /*
  * conduit_outgoing_headers adds what every request to a token endpoint and
- * every revocation has: Accept, and the connector's token_headers.
+ * every revocation has: Accept, and the connector's token_headers, but those
+ * that want a client_id or client_secret which there is not.
  */
 extern void conduit_outgoing_headers(OutgoingRequest *out, const char *client_id, const SecretText *client_secret);
 

@@ -42,7 +42,9 @@ conduit_revoke_request_build(const RevokeRequest *request, OutgoingRequest *out)
 	bool		by_access_token = request->refresh_token.data == NULL ||
 		(connector->revoke_by_access_token && request->access_token.data != NULL);
 	const SecretText *token = by_access_token ? &request->access_token : &request->refresh_token;
+	bool		as_client = connector->revoke_auth == REVOKE_AUTH_CLIENT || connector->revoke_auth == REVOKE_AUTH_BASIC;
 	OutgoingClient client = {connector->client_auth, request->client_id, request->client_secret};
+	SecretText	none = {NULL, 0};
 	const char *url;
 
 	conduit_outgoing_start(out, connector, request->params, request->timeout_ms);
@@ -55,7 +57,8 @@ conduit_revoke_request_build(const RevokeRequest *request, OutgoingRequest *out)
 	url = build_url(request, token, out);
 	client.endpoint = url;
 
-	conduit_outgoing_headers(out, request->client_id, &request->client_secret);
+	/* The client's secret is bound to endpoints that it is authenticated at. */
+	conduit_outgoing_headers(out, request->client_id, as_client ? &request->client_secret : &none);
 	if (connector->revoke_param != NULL)
 	{
 		conduit_outgoing_secret_param(out, NULL, connector->revoke_param, token);

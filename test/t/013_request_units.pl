@@ -383,6 +383,12 @@ my @revocations = (
 		\%both, "DELETE https://p.example/applications/i/grant\nAccept: application/json\nAuthorization: Basic aTpz\nContent-Type: application/json\n\n" . '{"access_token":"a+1"}' ],
 	[ 'Intercom: the access token as proof, nothing else', { revoke_param => undef, revoke_auth => 'token' }, \%both,
 		"POST https://p.example/v\nAccept: application/json\nAuthorization: Bearer a+1" ],
+	[ 'a header with the secret goes where the client is authenticated', { client_auth => 'none', token_headers => { X => '{client_id}:{client_secret}' } }, \%both,
+		"POST https://p.example/v\nAccept: application/json\nX: i:s\nContent-Type: application/x-www-form-urlencoded\n\ntoken=r%2F1&token_type_hint=refresh_token&client_id=i" ],
+	[ 'and nowhere else', { client_auth => 'none', token_headers => { X => '{client_secret}', Y => '{client_id}' }, revoke_auth => 'none' }, \%both,
+		"POST https://p.example/v\nAccept: application/json\nY: i\nContent-Type: application/x-www-form-urlencoded\n\ntoken=r%2F1&token_type_hint=refresh_token" ],
+	[ 'one Authorization', { client_auth => 'none', token_headers => { authorization => 'Own {client_id}' }, revoke_auth => 'token', revoke_param => undef }, \%both,
+		"POST https://p.example/v\nAccept: application/json\nAuthorization: Bearer a+1" ],
 	[ 'an account in the host', { revoke_url => 'https://{tenant}.p.example/v?t={token}', revoke_param => undef, revoke_auth => 'none', params => { tenant => { pattern => '^[a-z]+$' } } },
 		{ %both, params => { tenant => 'acme' } }, "POST https://acme.p.example/v?t=r%2F1\nAccept: application/json" ],
 	[ 'no account for the host', { revoke_url => 'https://{tenant}.p.example/v', params => { tenant => { pattern => '^[a-z]+$' } } }, \%both, '! endpoint_invalid' ],
@@ -433,6 +439,14 @@ check_all('ends of revocations', map {
 } 0 .. $#ends);
 my ($deleted) = grep { $_->{method} eq 'DELETE' } $server->log;
 is($deleted->{raw_body}, 'token=refresh-SECRET-1&token_type_hint=refresh_token&client_id=i&client_secret=s', 'DELETE has its body');
+
+$server->script('/revoke/bare', [ { json => {} } ]);
+is(evaluate('unit_revoke', definition({ revoke_url => "$http/revoke/bare", revoke_auth => 'token', revoke_param => undef, token_headers => { 'X-Version' => '7' } }), \%both),
+	'sent=1 refreshed', 'nothing but the access token');
+my ($bare) = grep { $_->{path} eq '/revoke/bare' } $server->log;
+is($bare->{raw_body}, '', 'has no body');
+is($bare->{headers}{'content-type'}, undef, 'which is not called a form');
+is($bare->{headers}{'x-version'}, '7', 'and the headers of the definition');
 
 # -- Documents. --
 
