@@ -16,7 +16,6 @@
 #include "worker/queue.h"
 
 /* Milliseconds. */
-#define RETRY_PARKED 250
 #define LAST_RETRY_PARKED 30000
 #define RETRY_SETTLE 1000
 #define LAST_RETRY_SETTLE 30000
@@ -34,7 +33,7 @@ finish_flight(RefreshFlight *flight, SettleResult result)
 	{
 		conduit_round.parked++;
 		conduit_round.parked_delay = 0;
-		conduit_round.parked_at = conduit_real_time_in(RETRY_PARKED);
+		conduit_round.parked_at = conduit_real_time_in(CONDUIT_RETRY_PARKED);
 	}
 	if (outcome == OUTCOME_DEAD)
 		conduit_round.tell = true;
@@ -254,7 +253,7 @@ conduit_move_parked(void)
 		failed |= !parked_tried;
 	}
 	conduit_round.parked_delay = failed ? Min(conduit_round.parked_delay * 2, LAST_RETRY_PARKED) : 0;
-	conduit_round.parked_delay = Max(conduit_round.parked_delay, RETRY_PARKED);
+	conduit_round.parked_delay = Max(conduit_round.parked_delay, CONDUIT_RETRY_PARKED);
 	conduit_round.parked_at = conduit_real_time_in(conduit_round.parked_delay);
 
 	/* The count is a hint, but for what a whole look has found. */

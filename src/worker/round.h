@@ -29,6 +29,9 @@
 /* Milliseconds from one time of keeping house to the next. */
 #define CONDUIT_HOUSEKEEPING_EVERY 60000
 
+/* Milliseconds between looks at parked replies, until one cannot be moved. */
+#define CONDUIT_RETRY_PARKED 250
+
 typedef struct WorkerRound
 {
 	bool		restart;		/* settings of the database have changed */
