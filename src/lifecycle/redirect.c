@@ -84,13 +84,14 @@ conduit_redirect_params(const ConduitConnector *connector, const ConduitJson *re
 	for (const ConduitJson *pair = first_pair(connector); pair != NULL; pair = pair->next)
 	{
 		const char *value = conduit_redirect_text(redirect, pair->key);
-		const char *pattern = conduit_json_string(conduit_json_get(variable_of(connector, pair), "pattern"));
+		const char *fitting;
 
 		if (value == NULL || value[0] == '\0')
 			continue;
-		if (pattern == NULL || strlen(value) > CONDUIT_VALUE_MAX || !conduit_pattern_matches(pattern, value))
+		fitting = conduit_variable_fit(connector, pair->text, value);
+		if (fitting == NULL)
 			return false;
-		*params = add_member(*params, pair->text, value);
+		*params = add_member(*params, pair->text, fitting);
 	}
 	return true;
 }

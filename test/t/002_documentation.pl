@@ -16,6 +16,7 @@ my $reference = slurp_file("$top/docs/reference.md");
 my $cluster = Conduit::Cluster->new('documentation', settings => "conduit.egress_allow = ''\n");
 
 is(system($^X, "$top/docs/reference.pl", '--check'), 0, 'docs/reference.md has the COMMENTs of sql/; else run docs/reference.pl');
+is(system($^X, "$top/docs/catalogue.pl", '--check'), 0, 'docs/catalogue.md has the rows of sql/catalogue.json, which is in its form; else run docs/catalogue.pl');
 
 subtest 'functions' => sub {
 	my %documented = map { $_ => 1 } $reference =~ /^#### (\w+)$/mg;

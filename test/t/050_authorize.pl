@@ -442,22 +442,26 @@ connector('named', account_path => 'sub', account_label_path => 'name', default_
 connector('shop', token_url => $provider->url . '/token/{region}', account_path => 'sub',
 	params => {
 		region => { pattern => '^(eu|us)$', description => 'where the account lives' },
-		realm => { pattern => '^[0-9]{1,20}$', description => 'company' } },
-	callback_params => { location => 'region', realmId => 'realm' },
+		realm => { pattern => '^[0-9]{1,20}$', description => 'company' },
+		server => { pattern => '^[a-z]+\.example\.com$', default => 'www.example.com', description => 'host of the accounts' } },
+	callback_params => { location => 'region', realmId => 'realm', 'accounts-server' => 'server' },
 	callback_metadata => ['shop_name'],
 	callback_code_param => 'oauth_code',
 	response_metadata => { instance => 'instance_url' });
 {
 	my (undef, $state) = $cluster->authorize('alice', 'shop');
 	my $code = new_code();
-	my %redirect = (location => 'eu', realmId => '4711', shop_name => 'Acme', oauth_code => $code, ignored => 'x');
+	my %redirect = (location => 'eu', realmId => '4711', shop_name => 'Acme', oauth_code => $code, ignored => 'x',
+		'accounts-server' => 'https://eu.example.com');
 	is($cluster->callback('alice', $state, $code, { %redirect, location => 'evil' }), '22023 invalid params (pattern)', 'a redirect that leads elsewhere');
+	is($cluster->callback('alice', $state, $code, { %redirect, 'accounts-server' => $_ }), '22023 invalid params (pattern)', "to $_")
+	  for qw(https://eu.example.com.evil.example http://eu.example.com https://evil.example/eu.example.com https://);
 	is($cluster->callback('alice', $state, $code, { location => 'eu' }), '22023 invalid params (missing realmId)', 'one that lacks something');
 	is($cluster->callback('alice', $state, undef, { location => 'eu', realmId => '1' }), '22023 invalid code (blank)', 'one without a code');
 	$provider->script('/token/eu', [ { rotate => $true, field_overrides => { sub => 's1', instance_url => 'https://eu7.example.com' } } ]);
 	my $id = $cluster->callback('alice', $state, undef, \%redirect);
 	like($id, $uuid, 'the redirect\'s parameters');
-	is(field('alice', $id, 'params, metadata'), '{"realm": "4711", "region": "eu"}|{"instance": "https://eu7.example.com", "shop_name": "Acme"}', 'are kept');
+	is(field('alice', $id, 'params, metadata'), '{"realm": "4711", "region": "eu", "server": "eu.example.com"}|{"instance": "https://eu7.example.com", "shop_name": "Acme"}', 'are kept');
 	is($provider->counts('/token/eu')->{total}, 1, 'the code went where they say');
 
 	(undef, $state) = $cluster->authorize('alice', 'shop', connection_id => "'$id'");
