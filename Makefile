@@ -16,7 +16,7 @@ OBJS = src/conduit.o \
 	src/shared/stats.o src/shared/wraps.o \
 	src/provider/account.o src/provider/api_auth.o src/provider/assertion.o src/provider/authorize_url.o \
 	src/provider/classify.o src/provider/connector.o src/provider/connector_check.o src/provider/connector_field.o \
-	src/provider/connector_part.o src/provider/egress.o src/provider/event_set.o src/provider/exchange.o \
+	src/provider/connector_part.o src/provider/connector_url.o src/provider/egress.o src/provider/event_set.o src/provider/exchange.o \
 	src/provider/get_request.o src/provider/http.o src/provider/http_memory.o src/provider/http_transfer.o \
 	src/provider/known_error.o src/provider/outgoing.o src/provider/revoke_request.o src/provider/sized_text.o \
 	src/provider/token_expiry.o src/provider/token_extra.o src/provider/token_grant.o src/provider/token_object.o \

@@ -74,6 +74,16 @@ extern char *conduit_text_fill(const ConduitConnector *connector, const char *te
 typedef bool (*VariableVisitor) (const char *name, void *argument);
 extern bool conduit_text_variables(const char *text, VariableVisitor visit, void *argument);
 
+/*
+ * conduit_variable_value returns a variable's value from params, else its
+ * declaration's default, else NULL with *problem set.
+ */
+extern const char *conduit_variable_value(const ConduitJson *declaration, const ConduitJson *params,
+										  const char *name, const char **problem);
+
+/* NULL, or what is wrong with a value wherever it is used, its pattern apart. */
+extern const char *conduit_variable_check(const char *value);
+
 /* True if {name} stands in text. */
 extern bool conduit_text_has_variable(const char *text, const char *name);
 
