@@ -47,7 +47,8 @@ refuse(ImportRecord *record, const char *field, const char *problem)
 static bool
 find_fields(const ConduitJson *object, const ConduitJson **fields, ImportRecord *record)
 {
-	memset(fields, 0, sizeof(*fields) * NUM_FIELDS);
+	for (int i = 0; i < NUM_FIELDS; i++)
+		fields[i] = NULL;
 	for (const ConduitJson *member = object->first; member != NULL; member = member->next)
 	{
 		int			i = 0;
