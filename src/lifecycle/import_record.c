@@ -184,7 +184,7 @@ digest_of(const Import *import, const ImportRecord *record, const SecretText *re
 	bytea	   *digest;
 	bool		good;
 
-	if (refresh_token->data == NULL)
+	if (record->owner == NULL || refresh_token->data == NULL)
 		return NULL;
 	hash = pg_cryptohash_create(PG_SHA256);
 	good = hash != NULL && pg_cryptohash_init(hash) >= 0;
