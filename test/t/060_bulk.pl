@@ -47,8 +47,8 @@ sub kinds { return $cluster->sql("SELECT COALESCE(string_agg(kind, ' ' ORDER BY 
 
 # ---- import ----
 
-$cluster->connector('plain', token_url => $provider->url . '/token/plain');
-$cluster->sql(q{SELECT conduit_set_client('plain', 'older', 'its secret'), conduit_set_client('plain', 'cid', 'secret');
+$cluster->connector('bulk', token_url => $provider->url . '/token/plain');
+$cluster->sql(q{SELECT conduit_set_client('bulk', 'older', 'its secret'), conduit_set_client('bulk', 'cid', 'secret');
 	SELECT conduit_register_connector('key', '{"auth_type": "api_key"}');
 	SELECT conduit_register_connector('regional', format('{"auth_type": "oauth2_code", "authorize_url": "https://p.example.com/a",
 		"token_url": "https://{region}.example.com/token", "params": {"region": {"pattern": "^[a-z]{2}$"}}}')::jsonb)});
@@ -59,7 +59,7 @@ my $records = [
 	{ owner => 'alice', account => 'a2', secret => $grants[1], client_id => 'older' },
 	{ owner => 'bob', secret => $grants[2] },
 ];
-my $first = import_into('plain', $records);
+my $first = import_into('bulk', $records);
 is(errors($first), 'good, good, good', 'records become connections');
 my @ids = map { $_->[0] } @$first;
 like($cluster->vend('alice', $ids[0]), qr/^at-\d+-1$/, 'whose token is vended');
@@ -70,41 +70,41 @@ is(row('n.account IS NULL', $ids[2]), 't', 'an account need not be known');
 is(kinds($ids[0]), 'created authorized', 'events are those of two calls');
 
 # Again: the same connections; what is stored by then is at least as new.
-is_deeply(import_into('plain', $records), $first, 'imported again they are the same connections');
+is_deeply(import_into('bulk', $records), $first, 'imported again they are the same connections');
 is($cluster->sql('SELECT count(*) FROM conduit.connection'), 3, 'and no others');
 is(row('c.generation', $ids[0]), 1, 'nor is anything stored anew');
 is($cluster->sql("SELECT generation FROM conduit_refresh('alice', '$ids[0]')"), 2, 'a refresh token is used');
-import_into('plain', $records);
+import_into('bulk', $records);
 is(row('c.generation', $ids[0]), 2, 'imported once more, it does not take the place of its successor');
 is($cluster->sql("SELECT generation FROM conduit_refresh('alice', '$ids[0]')"), 3, 'which is good');
 is($provider->counts('/token/plain')->{reuse}, 0, 'no used token has been sent');
-import_into('plain', [ { %{ $records->[0] }, metadata => { n => 2 } } ]);
+import_into('bulk', [ { %{ $records->[0] }, metadata => { n => 2 } } ]);
 is(row('n.metadata, c.generation', $ids[0]), '{"n": 2}|3', 'metadata is renewed all the same');
 
 # Another token renews; one that died is replaced even by itself.
 my ($newer) = $provider->issue(1, expires_in => 3600);
-is_deeply(import_into('plain', [ { owner => 'alice', account => 'a1', secret => $newer } ]), [ [ $ids[0], undef ] ], 'another token is for the same connection');
+is_deeply(import_into('bulk', [ { owner => 'alice', account => 'a1', secret => $newer } ]), [ [ $ids[0], undef ] ], 'another token is for the same connection');
 is(row('n.metadata, n.client_id, c.generation', $ids[0]), '{"n": 2}|cid|4', 'and renews it; what the record does not say is left');
 is(kinds($ids[0]), 'created authorized', 'without an event');
 $provider->revoke(refresh_token => $newer->{refresh_token});
 $cluster->error("SELECT conduit_refresh('alice', '$ids[0]')");
 is(row('n.status', $ids[0]), 'NEEDS_REAUTH', 'a connection that needs re-authorization');
-import_into('plain', [ { owner => 'alice', account => 'a1', secret => $newer } ]);
+import_into('bulk', [ { owner => 'alice', account => 'a1', secret => $newer } ]);
 is(row('n.status, c.status, c.generation', $ids[0]), 'ACTIVE|ACTIVE|5', 'takes what there is');
 is(kinds($ids[0]), 'created authorized needs_reauth recovered', 'and has recovered');
 
 # Without an account: the owner's own one without, and where it went before, but never another account's.
-is_deeply(import_into('plain', [ { owner => 'bob', secret => $grants[3] } ]), [ [ $ids[2], undef ] ], 'a record without an account is for the connection without one');
+is_deeply(import_into('bulk', [ { owner => 'bob', secret => $grants[3] } ]), [ [ $ids[2], undef ] ], 'a record without an account is for the connection without one');
 $cluster->sql("SELECT conduit_update_connection('bob', '$ids[2]', account => 'learned')");
-is_deeply(import_into('plain', [ { owner => 'bob', secret => $grants[3] } ]), [ [ $ids[2], undef ] ], 'also when that has learned its account since');
+is_deeply(import_into('bulk', [ { owner => 'bob', secret => $grants[3] } ]), [ [ $ids[2], undef ] ], 'also when that has learned its account since');
 my ($others) = $provider->issue(1, expires_in => 3600);
-my $unknown = import_into('plain', [ { owner => 'bob', secret => $others } ]);
+my $unknown = import_into('bulk', [ { owner => 'bob', secret => $others } ]);
 isnt($unknown->[0][0], $ids[2], "tokens of an account that is not known do not take another account's place");
 is(row('c.generation', $ids[2]), 2, 'which is untouched');
-$cluster->sql("SELECT conduit_create_connection('bob', 'plain')");
-is(errors(import_into('plain', [ { owner => 'bob', secret => $grants[0] } ])), 'several', 'where there are several without an account, none is meant');
-$cluster->sql("SELECT conduit_create_connection('carol', 'plain', 'c1')");
-my $carol = import_into('plain', [ { owner => 'carol', account => 'c1', secret => $others } ]);
+$cluster->sql("SELECT conduit_create_connection('bob', 'bulk')");
+is(errors(import_into('bulk', [ { owner => 'bob', secret => $grants[0] } ])), 'several', 'where there are several without an account, none is meant');
+$cluster->sql("SELECT conduit_create_connection('carol', 'bulk', 'c1')");
+my $carol = import_into('bulk', [ { owner => 'carol', account => 'c1', secret => $others } ]);
 is(kinds($carol->[0][0]), 'created authorized', 'a connection that had no credential is authorized');
 
 # What is bad is a row with an error, and stops nobody.
@@ -125,7 +125,7 @@ my @bad = (
 	[ 'too_long 262144', { owner => 'a', secret => { access_token => 'x' x 300000 } } ],
 	[ 'duplicate', { owner => 'good', account => 'g', secret => { access_token => 'second' } } ]);
 my $good = { owner => 'good', account => 'g', secret => { access_token => 'first' } };
-my $result = import_into('plain', '[' . join(",\n ", $json->encode($good), map { ref $_->[1] ? $json->encode($_->[1]) : $_->[1] } @bad) . ' ]');
+my $result = import_into('bulk', '[' . join(",\n ", $json->encode($good), map { ref $_->[1] ? $json->encode($_->[1]) : $_->[1] } @bad) . ' ]');
 is($result->[0][1], undef, 'a good record among bad ones is imported');
 is($cluster->vend('good', $result->[0][0]), 'first', 'of two for one connection the first one');
 is($result->[ $_ + 1 ][1], $bad[$_][0], "record $_: $bad[$_][0]") foreach 0 .. $#bad;
@@ -134,14 +134,14 @@ unlike($json->encode($result), qr/canary/, 'no error repeats what a record says'
 is($cluster->sql("SELECT count(*) FROM conduit.connection WHERE owner = 'a'"), 0, 'nothing came of them');
 
 # A bad record before a good one for the same connection is not in its way.
-$result = import_into('plain', [ { owner => 'dora', account => 'd', secret => {} }, { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ]);
+$result = import_into('bulk', [ { owner => 'dora', account => 'd', secret => {} }, { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ]);
 is(errors($result), 'secret no_token, good', 'what cannot be imported is no duplicate');
 
 # An owner's revocation stands.
 $cluster->sql("SELECT conduit_revoke_connection('dora', '$result->[1][0]')");
-is(errors(import_into('plain', [ { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ])), 'revoked', 'a revoked connection is not made again');
-my $fresh = $cluster->sql("SELECT conduit_create_connection('dora', 'plain', 'd')");
-is_deeply(import_into('plain', [ { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ]), [ [ $fresh, undef ] ], 'unless somebody creates it');
+is(errors(import_into('bulk', [ { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ])), 'revoked', 'a revoked connection is not made again');
+my $fresh = $cluster->sql("SELECT conduit_create_connection('dora', 'bulk', 'd')");
+is_deeply(import_into('bulk', [ { owner => 'dora', account => 'd', secret => { access_token => 'x' } } ]), [ [ $fresh, undef ] ], 'unless somebody creates it');
 
 # As a whole.
 foreach my $case (
@@ -149,12 +149,12 @@ foreach my $case (
 	[ '[1}', 'json' ], [ '["a]', 'json' ], [ undef, 'null' ], [ '[' . join(',', (1) x 10001) . ']', 'too_many 10000' ])
 {
 	my ($text, $code) = @$case;
-	is(failure(import_into('plain', $text)), "22023|invalid records|$code", 'no array of records: ' . (defined $text ? substr($text, 0, 8) : 'null'));
+	is(failure(import_into('bulk', $text)), "22023|invalid records|$code", 'no array of records: ' . (defined $text ? substr($text, 0, 8) : 'null'));
 }
-is(errors(import_into('plain', '[]')), '', 'of none nothing comes');
-is(errors(import_into('plain', " [ 1 , [\"],\\\"\"] ,\t{\"a\": \"}\"} ]\n")), 'not_an_object, not_an_object, unknown_key', 'records are found by brackets and quotes');
+is(errors(import_into('bulk', '[]')), '', 'of none nothing comes');
+is(errors(import_into('bulk', " [ 1 , [\"],\\\"\"] ,\t{\"a\": \"}\"} ]\n")), 'not_an_object, not_an_object, unknown_key', 'records are found by brackets and quotes');
 is(failure(import_into('nowhere', '[]')), '22023|unknown connector|unknown_connector', 'the connector must be there');
-is(failure(import_into('plain', '[]', '-1 hour')), '22023|invalid spread|negative', 'and spread not negative');
+is(failure(import_into('bulk', '[]', '-1 hour')), '22023|invalid spread|negative', 'and spread not negative');
 
 # Other kinds, URL templates, tenants.
 is(errors(import_into('key', [ { owner => 'a', account => 'k', secret => { apiKey => 'the key' } }, { owner => 'b', secret => { api_key => 'k', note => 1 } },
@@ -165,7 +165,7 @@ is(errors($regional), 'good, params missing, params bad_value', 'params');
 is(row('c.origin, n.params, n.client_id IS NULL', $regional->[0][0]), 'https://eu.example.com:443|{"region": "eu"}|t', 'say where a credential belongs');
 import_into('regional', [ { owner => 'a', account => 'r', params => { region => 'us' }, secret => $grants[0] } ]);
 is(row('c.origin, n.params', $regional->[0][0]), 'https://us.example.com:443|{"region": "us"}', 'and change it with the credential');
-my $tenant = import_into('plain', [ { owner => 'alice', account => 'a1', secret => { access_token => 'theirs' } } ], undef, 't2');
+my $tenant = import_into('bulk', [ { owner => 'alice', account => 'a1', secret => { access_token => 'theirs' } } ], undef, 't2');
 isnt($tenant->[0][0], $ids[0], "another tenant's connection is another one");
 is($cluster->vend('alice', $tenant->[0][0], "tenant => 't2'"), 'theirs', 'and is vended there');
 
@@ -176,7 +176,7 @@ $_->{secret}{expires_at} = time + 60 foreach @spread[ 10 .. 19 ];
 $_->{secret}{expires_at} = time - 60 foreach @spread[ 20 .. 29 ];
 delete $_->{secret}{access_token} foreach @spread[ 30 .. 39 ];
 $cluster->setting('conduit.refresh_enabled', 'off');
-is(errors(import_into('plain', \@spread, '1 hour')), join(', ', ('good') x 40), 'many that would be due together');
+is(errors(import_into('bulk', \@spread, '1 hour')), join(', ', ('good') x 40), 'many that would be due together');
 my $when = sub {
 	my ($from, $to) = @_;
 	return $cluster->sql(qq{SELECT count(DISTINCT refresh_at), bool_and($_[2]) FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id
@@ -197,8 +197,8 @@ $cluster->setting('conduit.refresh_enabled', 'on');
 	my $import = 'SELECT connection_id, error FROM conduit_import($1, $2)';
 
 	$wire->simple('BEGIN');
-	my $mine = $wire->query($import, 'plain', $text);
-	$other->send($import, 'plain', $backwards);
+	my $mine = $wire->query($import, 'bulk', $text);
+	$other->send($import, 'bulk', $backwards);
 	ok($cluster->poll("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%conduit_import%'"), 'an import waits for another one of the same');
 	$wire->simple('COMMIT');
 	my $theirs = $other->receive;
@@ -209,8 +209,8 @@ $cluster->setting('conduit.refresh_enabled', 'on');
 	# Without accounts no index helps.
 	$text = $json->encode([ { owner => 'neither', secret => { access_token => 't' } } ]);
 	$wire->simple('BEGIN');
-	$mine = $wire->query($import, 'plain', $text);
-	$other->send($import, 'plain', $text);
+	$mine = $wire->query($import, 'bulk', $text);
+	$other->send($import, 'bulk', $text);
 	ok($cluster->poll("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%conduit_import%'"), 'also without accounts');
 	$wire->simple('COMMIT');
 	is_deeply($other->receive->{rows}, $mine->{rows}, 'there is one connection');
@@ -221,12 +221,12 @@ $cluster->setting('conduit.refresh_enabled', 'on');
 	my @many = map { { owner => 'o' . $_ % 1000, account => "m$_", secret => { access_token => "at$_", refresh_token => "rt$_", expires_in => 86400 } } } 1 .. 10000;
 	my $text = $json->encode(\@many);
 	my $start = time;
-	my $result = import_into('plain', $text);
+	my $result = import_into('bulk', $text);
 	note(sprintf('10000 records in %.1f s', time - $start));
 	is(scalar(grep { !defined $_->[1] } @$result), 10000, 'ten thousand in a call');
 	is($cluster->sql("SELECT count(*) FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id WHERE n.account LIKE 'm%'"), 10000, 'are there');
 	is($cluster->vend('o7', $result->[6][0]), 'at7', 'in their order');
-	is_deeply(import_into('plain', $text), $result, 'and come to the same again');
+	is_deeply(import_into('bulk', $text), $result, 'and come to the same again');
 	is($cluster->sql("SELECT count(*) FROM conduit.event e JOIN conduit.connection n ON n.id = e.connection_id WHERE n.account LIKE 'm%'"), 20000, 'without further events');
 }
 
