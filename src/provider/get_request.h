@@ -17,13 +17,16 @@ typedef struct GetRequest
 {
 	const ConduitConnector *connector;	/* says how a token is carried; NULL where there is none */
 	const ConduitJson *params;	/* of the connection, for variables; NULL: none */
-	const char *endpoint;		/* expanded; the token goes to its host alone */
+	const char *endpoint;		/* expanded; with a token, of account_url's origin */
 	const char *client_id;		/* some want it beside the token; NULL: none */
 	SecretText	access_token;	/* data NULL: none */
 	int			timeout_ms;
 } GetRequest;
 
-/* conduit_get_request_build is like conduit_token_request_build: "invalid_params". */
+/*
+ * conduit_get_request_build makes the request ready to be sent, or with a
+ * problem: "endpoint_invalid", "invalid_params".  The caller wipes it.
+ */
 extern void conduit_get_request_build(const GetRequest *request, OutgoingRequest *out);
 
 #endif							/* CONDUIT_GET_REQUEST_H */

@@ -460,6 +460,9 @@ my @gets = (
 		"GET https://p.example/me\nAccept: application/json\nAuthorization: Bearer a\nX-V: 2" ],
 	[ 'in the URL', { api_auth => '?access token={token}; ?v={v}', account_url => 'https://p.example/me?fields=id', params => { v => { pattern => '^\d$', default => '3' } } },
 		\%account, "GET https://p.example/me?fields=id&access+token=a%2Ft&v=3\nAccept: application/json" ],
+	[ 'another path', {}, { %account, endpoint => 'https://P.example:443/you' }, "GET https://P.example:443/you\nAccept: application/json\nAuthorization: Bearer a/t" ],
+	[ 'another host', {}, { %account, endpoint => 'https://q.example/me' }, '! endpoint_invalid' ],
+	[ 'another host, without a token', {}, { endpoint => 'https://q.example/me' }, "GET https://q.example/me\nAccept: application/json" ],
 	[ 'a variable without value', { api_auth => 'X: {v}{token}', params => { v => { pattern => '^\d$' } } }, \%account, '! invalid_params' ],
 );
 check_all('documents', map {
