@@ -71,7 +71,7 @@ sub start
 	my $ca = delete $options{ca};
 	my $timeout = delete $options{timeout} // 60;
 
-	croak "no such provider: $program" unless $program =~ /^(?:oidc|scripted)$/;
+	croak "no such provider: $program" unless $program =~ /^(?:oidc|scripted|node_oauth)$/;
 	my @arguments = ('--die-with-stdin', delete $options{tls} ? '--tls' : ());
 	foreach my $name (sort keys %options)
 	{
@@ -81,7 +81,7 @@ sub start
 		push @arguments, map { "$switch=$_" } ref $value ? @$value : $value // ();
 	}
 
-	local $ENV{CONDUIT_NODE_MODULES} = $class->ensure_modules if $program eq 'oidc';
+	local $ENV{CONDUIT_NODE_MODULES} = $class->ensure_modules if $program ne 'scripted';
 
 	my $self = bless {
 		program => $program,
