@@ -136,10 +136,46 @@ http()
 	' "$@"
 }
 
-# Connects an account as a browser would; prints the token response.
+# Opens an authorize URL as Alice's browser would, through login and consent;
+# prints what comes back to the application's redirect URI, as JSON.
+browse()
+{
+	as_server node "$place/build/test/provider/connect.js" --authorize-only --account alice --url "$1"
+}
+
+# Takes the JSON of a callback apart.
+callback_fact()
+{
+	node -p 'JSON.parse(process.argv[1])[process.argv[2]] ?? ""' "$1" "$2"
+}
+
+# Sends Alice to the provider and takes her back: $1 is more of conduit_authorize()'s
+# arguments.  The connection is then in $id.
 connect_account()
 {
-	as_server node "$place/build/test/provider/connect.js" --info - --account alice <"$place/provider.json"
+	local answer url callback code state
+	show_command "SELECT authorize_url, state FROM conduit_authorize('alice', 'demo'$1);"
+	answer=$(ask backend "SELECT authorize_url || ' ' || state FROM conduit_authorize('alice', 'demo'$1)")
+	url=${answer% *} state=${answer##* }
+	fold -w 100 <<<"$url" | indent
+	echo
+	show_command "-- her browser goes there, she logs in and consents, and it comes back:"
+	callback=$(browse "$url")
+	[ "$(callback_fact "$callback" state)" = "$state" ] || die "the provider has sent another state back"
+	code=$(callback_fact "$callback" code)
+	printf 'GET /callback?code=%s...&state=%s...&iss=%s\n' "${code:0:8}" "${state:0:8}" "$(callback_fact "$callback" iss)" | indent
+	echo
+	show_command "SELECT conduit_authorize_callback('alice', \$state, \$code, \$params);"
+	# An application binds these; here psql puts them in, from its standard input.
+	id=$(psql_as backend -A -t -f - <<END
+\\set state '$state'
+\\set code '$code'
+\\set params '$callback'
+SELECT conduit_authorize_callback('alice', :'state', :'code', :'params');
+END
+	)
+	indent <<<"$id"
+	echo
 }
 
 # ---- The machine ----
@@ -204,6 +240,7 @@ quietly as_server "$bindir/createdb" -h "$place/socket" -p "$port" -U postgres a
 echo "Starting the OAuth server"
 start_provider oidc --access-ttl "$first_ttl"
 issuer=$(provider_fact issuer)
+redirect_uri=$(provider_fact redirect_uri)
 provider_fact client_secret | as_server sh -c 'umask 077; cat > "$0"' "$place/client_secret"
 
 # ---- The journey ----
@@ -222,34 +259,25 @@ show_command "SELECT ok, version, worker, vault FROM conduit_health();"
 psql_as postgres -c "SELECT ok, version, worker, vault FROM conduit_health()" | tidy
 
 step "Describe the provider, and the OAuth client we are there" \
-	"Eight are built in (google, github, slack, ...); this one is ours. The client's secret is sealed."
+	"Hundreds are built in (google, github, slack, ...); this one is ours. The client's secret is sealed."
 sql postgres <<END
 SELECT conduit_register_connector('demo', '{
     "name": "Demo", "auth_type": "oauth2_code", "client_auth": "basic",
     "authorize_url": "$issuer/auth",
     "token_url": "$issuer/token",
     "revoke_url": "$issuer/token/revocation",
+    "issuer": "$issuer", "account_path": "id_token.sub",
+    "default_scopes": ["openid", "offline_access"],
+    "extra_authorize_params": {"prompt": "consent"},
     "api_base_url": "$issuer", "api_auth": "Authorization: Bearer {token}"}');
 \\set client_secret \`cat $place/client_secret\`
-SELECT conduit_set_client('demo', 'conduit-demo', :'client_secret');
+SELECT conduit_set_client('demo', 'conduit-demo', :'client_secret', '{$redirect_uri}');
 END
 
 step "Connect Alice's account" \
-	"A script walks the authorization-code flow with PKCE as her browser would, through login and consent." \
-	"The first token lives $first_ttl seconds. Both tokens are sealed before they reach a table."
-show_command "node test/provider/connect.js --account alice"
-connect_account | as_server sh -c 'umask 077; cat > "$0"' "$place/token_response"
-node -e '
-	const short = (key, value) => (/_token$/.test(key) ? `${value.slice(0, 10)}...` : value);
-	console.log(JSON.stringify(JSON.parse(require("fs").readFileSync(0, "utf8")), short));' \
-	<"$place/token_response" | indent
-echo
-sql backend <<END
-SELECT conduit_create_connection('alice', 'demo') AS id \\gset
-\\set secret \`cat $place/token_response\`
-SELECT conduit_store_credential(:'id', NULL, :'secret');
-END
-id=$(ask backend "SELECT conduit_find_connection('alice', 'demo')")
+	"The authorization-code flow with PKCE, by two calls; a script is her browser." \
+	"The worker exchanges the code: no rollback of ours can lose the grant. The first token lives $first_ttl seconds."
+connect_account ''
 http POST "$issuer/control/access-ttl" "{\"seconds\": $next_ttl}" >/dev/null </dev/null
 
 step "Vend: a working token for whoever is entitled to it"
@@ -313,17 +341,15 @@ eval "exec $second_in>&-"
 wait "$second_PID" 2>/dev/null || true
 
 step "Alice connects again" "The same connection goes on; every change is in the event log."
-connect_account | as_server sh -c 'umask 077; cat > "$0"' "$place/token_response"
-sql backend <<END
-\\set secret \`cat $place/token_response\`
-SELECT conduit_store_credential(:'id', NULL, :'secret');
-SELECT status, generation FROM conduit_get_connection('alice', :'id');
+connect_account ", connection_id => '$id'"
+sql backend <<'END'
+SELECT id, account, status, generation FROM conduit_get_connection('alice', :'id');
 END
 wait_until 60 "SELECT count(*) = 4 FROM conduit_events_after(0)"
 sql backend <<'END'
 SELECT seq, kind, old_status, new_status, reason FROM conduit_events_after(0);
 END
-as_server rm -f "$place/token_response" "$place/client_secret"
+as_server rm -f "$place/client_secret"
 
 step "What an administrator sees"
 sql postgres <<'END'
