@@ -31,6 +31,16 @@ static const ErrorText error_texts[] = {
 		"forbidden",
 		"Present a key or a token that may do this."
 	},
+	[CONDUIT_ERR_RATE_LIMITED] = {
+		HTTP_STATE('4', '2', '9'),
+		"rate limited",
+		"Wait as long as the detail says."
+	},
+	[CONDUIT_ERR_NOT_FOUND] = {
+		HTTP_STATE('4', '0', '4'),
+		"not found",
+		"The provider has no such file for this account."
+	},
 	[CONDUIT_ERR_CONNECTION_NOT_FOUND] = {
 		HTTP_STATE('4', '0', '4'),
 		"connection not found",

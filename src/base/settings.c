@@ -33,6 +33,8 @@ int			conduit_vend_patience = 1 * SECOND_MS;
 int			conduit_http_timeout = 30 * SECOND_MS;
 int			conduit_max_response_size = 64;
 int			conduit_max_in_flight = 64;
+int			conduit_request_timeout = 6 * SECOND_MS;
+int			conduit_request_max_size = 10 * 1024;
 int			conduit_session_max_ttl = 30 * DAY_S;
 int			conduit_session_ttl = 7 * DAY_S;
 int			conduit_shutdown_grace = 1 * SECOND_MS;
@@ -179,6 +181,24 @@ conduit_settings_define(void)
 							5 * MINUTE_S, 0, DAY_S,
 							PGC_SIGHUP,
 							GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("conduit.request_max_size",
+							"Sets the largest body that conduit_request() sends or takes.",
+							NULL,
+							&conduit_request_max_size,
+							10 * 1024, 1, 15 * 1024,
+							PGC_SIGHUP,
+							GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("conduit.request_timeout",
+							"Sets how long conduit_request() may take, refresh and second try included.",
+							NULL,
+							&conduit_request_timeout,
+							6 * SECOND_MS, 100, 10 * MINUTE_MS,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("conduit.session_max_ttl",

@@ -27,6 +27,8 @@ extern int	conduit_vend_patience;		/* milliseconds */
 extern int	conduit_http_timeout;		/* milliseconds */
 extern int	conduit_max_response_size;	/* kilobytes */
 extern int	conduit_max_in_flight;
+extern int	conduit_request_timeout;	/* milliseconds */
+extern int	conduit_request_max_size;	/* kilobytes */
 extern int	conduit_session_max_ttl;	/* seconds */
 extern int	conduit_session_ttl;	/* seconds */
 extern int	conduit_shutdown_grace;		/* milliseconds */

@@ -13,9 +13,11 @@
 
 /*
  * conduit_api_auth_add adds to the request what the connector's api_auth says:
- * headers, and parameters of the URL.  Without one the token is a bearer token
- * (RFC 6750).  client_id may be NULL; a header that wants it is left out then.
+ * headers, and parameters of the URL.  Without one a token is a bearer token
+ * (RFC 6750), name and password are Basic (RFC 7617).  client_id may be NULL; a
+ * header that wants it is left out then.  What the credential lacks is the
+ * problem "no_credential".
  */
-extern void conduit_api_auth_add(OutgoingRequest *out, const SecretText *token, const char *client_id);
+extern void conduit_api_auth_add(OutgoingRequest *out, const ConduitSecret *secret, const char *client_id);
 
 #endif							/* CONDUIT_API_AUTH_H */

@@ -168,6 +168,7 @@ static const ConnectorField fields[] = {
 	{"account_url", CODE, conduit_field_read_url, MEMBER(account_url)},
 	{"api_base_url", ALL, conduit_field_read_url, MEMBER(api_base_url)},
 	{"api_auth", ALL, conduit_field_read_api_auth},
+	{"preview_hosts", ALL, conduit_field_read_hosts, MEMBER(preview_hosts)},
 
 	/* the client */
 	{"client_auth", GRANT, conduit_field_read_word, MEMBER(client_auth), .words = client_auth_words},

@@ -105,6 +105,7 @@ typedef struct ConduitConnector
 	char	   *account_url;
 	char	   *api_base_url;
 	char	   *api_auth;		/* how a request carries the credential */
+	List	   *preview_hosts;	/* char *: hosts of presigned URLs, or "*." and one */
 
 	/* the client */
 	ClientAuth	client_auth;

@@ -327,6 +327,30 @@ conduit_field_read_names(DefinitionReader *reader, const ConnectorField *field, 
 }
 
 void
+conduit_field_read_hosts(DefinitionReader *reader, const ConnectorField *field, const ConduitJson *value)
+{
+	const char *form = "Give an array of hosts, such as [\"files.acme.example\", \"*.storage.acme.example\"].";
+	List	   *result = NIL;
+
+	if (value->type != CONDUIT_JSON_ARRAY)
+		conduit_field_refuse(field->name, "not an array", form);
+	for (const ConduitJson *h = value->first; h != NULL; h = h->next)
+	{
+		const char *host = conduit_json_string(h);
+		bool		below = host != NULL && strncmp(host, "*.", 2) == 0;
+		ConduitUrl	parts;
+
+		/* "*.example.com", but not "*.com": everybody has a host there. */
+		if (host == NULL || strpbrk(host, ":/?#@") != NULL || (below && strchr(host + 2, '.') == NULL) ||
+			conduit_url_split(psprintf("https://%s/", below ? host + 2 : host), &parts) != NULL ||
+			(below && parts.family != 0))
+			conduit_field_refuse(field->name, "an entry is not a host", form);
+		result = lappend(result, pstrdup(host));
+	}
+	MEMBER(List *) = result;
+}
+
+void
 conduit_field_read_scopes(DefinitionReader *reader, const ConnectorField *field, const ConduitJson *value)
 {
 	const char *form = "Give an array of scopes, each of printable ASCII without blanks.";

@@ -88,6 +88,7 @@ extern void conduit_field_read_word(DefinitionReader *, const ConnectorField *, 
 extern void conduit_field_read_choice(DefinitionReader *, const ConnectorField *, const ConduitJson *);	/* char *, a word's text */
 extern void conduit_field_read_scalar(DefinitionReader *, const ConnectorField *, const ConduitJson *);	/* const ConduitJson * */
 extern void conduit_field_read_names(DefinitionReader *, const ConnectorField *, const ConduitJson *);	/* List of char *, parameters of the redirect */
+extern void conduit_field_read_hosts(DefinitionReader *, const ConnectorField *, const ConduitJson *); /* List of char * */
 extern void conduit_field_read_scopes(DefinitionReader *, const ConnectorField *, const ConduitJson *);	/* List of char * */
 extern void conduit_field_read_pairs(DefinitionReader *, const ConnectorField *, const ConduitJson *);	/* object of strings, with variables */
 extern void conduit_field_read_renames(DefinitionReader *, const ConnectorField *, const ConduitJson *);	/* canonical name -> text or null */

@@ -135,6 +135,34 @@ conduit_exchange_get(const GetRequest *request, ExchangeOwner *owner)
 }
 
 Exchange *
+conduit_exchange_call(const HttpRequest *request, ExchangeOwner *owner)
+{
+	Exchange   *exchange = NULL;
+
+	PG_TRY();
+	{
+		exchange = conduit_http_allocate(offsetof(Exchange, secrets) + 1);
+		exchange->owner = owner;
+		exchange->started_at = conduit_now();
+		exchange->transfer = conduit_http_start(request, exchange);
+	}
+	PG_CATCH();
+	{
+		/* Out of memory. */
+		conduit_http_release(exchange);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return exchange;
+}
+
+const HttpResponse *
+conduit_exchange_response(Exchange *exchange)
+{
+	return conduit_http_response(exchange->transfer);
+}
+
+Exchange *
 conduit_exchange_next_finished(void)
 {
 	HttpTransfer *transfer = conduit_http_next_finished();

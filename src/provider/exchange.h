@@ -21,7 +21,8 @@
 /* Whose an exchange is; the first member of what owns it. */
 typedef struct ExchangeOwner
 {
-	bool		errand;			/* else a RefreshFlight */
+	bool		errand;			/* else a RefreshFlight, or */
+	bool		call;			/* an ApiCall */
 } ExchangeOwner;
 
 typedef struct Exchange Exchange;
@@ -29,6 +30,12 @@ typedef struct Exchange Exchange;
 extern Exchange *conduit_exchange_token(const TokenRequest *request, ExchangeOwner *owner);
 extern Exchange *conduit_exchange_revoke(const RevokeRequest *request, ExchangeOwner *owner);
 extern Exchange *conduit_exchange_get(const GetRequest *request, ExchangeOwner *owner);
+
+/* conduit_exchange_call sends a request that somebody else has made whole. */
+extern Exchange *conduit_exchange_call(const HttpRequest *request, ExchangeOwner *owner);
+
+/* What a call has brought; lives as long as the exchange. */
+extern const HttpResponse *conduit_exchange_response(Exchange *exchange);
 
 /* The next finished exchange or NULL; read it, then free it. */
 extern Exchange *conduit_exchange_next_finished(void);

@@ -26,11 +26,13 @@ endpoint_is_accounts(const GetRequest *request)
 void
 conduit_get_request_build(const GetRequest *request, OutgoingRequest *out)
 {
+	ConduitSecret secret = {.access_token = request->access_token};
+
 	conduit_outgoing_start(out, request->connector, request->params, request->timeout_ms);
 	conduit_outgoing_header(out, "Accept", "application/json");
 	if (request->access_token.data != NULL && !endpoint_is_accounts(request))
 		conduit_outgoing_fail(out, "endpoint_invalid");
 	else if (request->access_token.data != NULL)
-		conduit_api_auth_add(out, &request->access_token, request->client_id);
+		conduit_api_auth_add(out, &secret, request->client_id);
 	conduit_outgoing_finish(out, "GET", request->endpoint, BODY_QUERY);
 }

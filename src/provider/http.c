@@ -244,6 +244,7 @@ new_transfer(void *owner)
 	HttpTransfer *transfer = conduit_http_allocate(sizeof(HttpTransfer));
 
 	transfer->response.content_type = transfer->content_type;
+	transfer->response.headers = "";
 	drop_body(transfer);
 	transfer->owner = owner;
 	transfer->retry_after = -1;
@@ -281,6 +282,17 @@ conduit_http_start(const HttpRequest *request, void *owner)
 
 	transfer = new_transfer(owner);
 	transfer->max_response = request->max_response;
+	if (request->keep_headers)
+	{
+		/* A line's copy is never longer than the line; two more for the last one's ends. */
+		transfer->kept_headers = conduit_http_calloc(CONDUIT_MAX_HEADER_BYTES + 2, 1);
+		if (transfer->kept_headers == NULL)
+		{
+			finish(transfer, HTTP_UNREACHABLE);
+			return transfer;
+		}
+		transfer->response.headers = transfer->kept_headers;
+	}
 	if (conduit_egress_check_url(request->url) != NULL || !conduit_http_request_valid(request) ||
 		conduit_url_split(request->url, &parts) != NULL)
 	{
@@ -441,5 +453,6 @@ conduit_http_free(HttpTransfer *transfer)
 	if (transfer->linked)
 		dlist_delete(&transfer->node);
 	drop_body(transfer);
+	conduit_http_release(transfer->kept_headers);
 	conduit_http_release(transfer);
 }

@@ -38,7 +38,7 @@ typedef struct HttpHeader
 
 typedef struct HttpRequest
 {
-	const char *method;			/* "POST", "GET", "DELETE" */
+	const char *method;			/* "POST", "GET", "DELETE", ... */
 	const char *url;
 	const char *query;			/* more of the URL's query, encoded; NULL: none.  For secrets:
 								 * copied, the copy is wiped, and length is no matter */
@@ -49,6 +49,7 @@ typedef struct HttpRequest
 	int			nheaders;
 	int			timeout_ms;
 	Size		max_response;	/* bytes */
+	bool		keep_headers;	/* those of the response are wanted */
 	bool		once;			/* sending it twice may do harm, even a GET */
 } HttpRequest;
 
@@ -62,6 +63,9 @@ typedef struct HttpResponse
 	char	   *body;			/* the same; NUL-terminated beyond length; may be changed
 								 * in place */
 	Size		length;
+	const char *headers;		/* lines of "name: value", names in lower case; ''
+								 * unless they were wanted; lives as long as the
+								 * transfer */
 	double		retry_after;	/* seconds, from Retry-After as seconds or HTTP-date
 								 * (against the Date header where given); -1: none */
 	double		seconds;		/* from start to end */

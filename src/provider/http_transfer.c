@@ -33,7 +33,6 @@
 #include "provider/http_memory.h"
 #include "provider/http_transfer.h"
 
-#define MAX_HEADER_BYTES		(64 * 1024)
 #define CONNECT_TIMEOUT_MS		5000
 
 /* A little less than the idle timeout of most load balancers, which is 60 s. */
@@ -147,6 +146,23 @@ header_value(const char *line, size_t length, const char *name, char *value, siz
 	return (int) n;
 }
 
+static void
+keep_header(HttpTransfer *transfer, const char *line, size_t length)
+{
+	char	   *to = transfer->kept_headers + transfer->kept_length;
+	const char *colon = memchr(line, ':', length);
+
+	while (length > 0 && (line[length - 1] == '\r' || line[length - 1] == '\n'))
+		length--;
+	if (colon == NULL || memchr(line, '\0', length) != NULL)
+		return;
+	for (size_t j = 0; j < length; j++)
+		*to++ = line + j < colon ? pg_ascii_tolower((unsigned char) line[j]) : line[j];
+	*to++ = '\n';
+	*to = '\0';
+	transfer->kept_length = to - transfer->kept_headers;
+}
+
 static size_t
 on_header(char *line, size_t size, size_t count, void *argument)
 {
@@ -155,7 +171,7 @@ on_header(char *line, size_t size, size_t count, void *argument)
 	char		value[CONDUIT_MAX_CONTENT_TYPE + 1];
 
 	transfer->header_bytes += length;
-	if (transfer->header_bytes > MAX_HEADER_BYTES)
+	if (transfer->header_bytes > CONDUIT_MAX_HEADER_BYTES)
 	{
 		transfer->too_large = true;
 		return 0;
@@ -167,8 +183,13 @@ on_header(char *line, size_t size, size_t count, void *argument)
 		transfer->response.content_type[0] = '\0';
 		transfer->retry_after = -1;
 		transfer->retry_at = transfer->server_date = -1;
+		if (transfer->kept_headers != NULL)
+			transfer->kept_headers[transfer->kept_length = 0] = '\0';
+		return length;
 	}
-	else if (header_value(line, length, "content-type", value, sizeof(value)) >= 0)
+	if (transfer->kept_headers != NULL)
+		keep_header(transfer, line, length);
+	if (header_value(line, length, "content-type", value, sizeof(value)) >= 0)
 		strlcpy(transfer->response.content_type, value, CONDUIT_MAX_CONTENT_TYPE + 1);
 	else if (header_value(line, length, "content-encoding", value, sizeof(value)) >= 0)
 	{
@@ -339,6 +360,8 @@ conduit_http_set_options(HttpTransfer *transfer, const HttpRequest *request, int
 	/* What. */
 	if (post)
 		SET(CURLOPT_POST, 1L);
+	else if (strcmp(request->method, "HEAD") == 0)
+		SET(CURLOPT_NOBODY, 1L);
 	else if (strcmp(request->method, "GET") == 0 && transfer->body == NULL)
 		SET(CURLOPT_HTTPGET, 1L);
 	else

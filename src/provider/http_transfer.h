@@ -17,6 +17,7 @@
 #include "provider/http.h"
 
 #define CONDUIT_MAX_CONTENT_TYPE	200
+#define CONDUIT_MAX_HEADER_BYTES	65536	/* of a response */
 
 struct HttpTransfer
 {
@@ -37,6 +38,8 @@ struct HttpTransfer
 	char		no_body[1];		/* response.body while capacity is 0 */
 	Size		capacity;		/* of response.body */
 	Size		header_bytes;
+	char	   *kept_headers;	/* response.headers, of MAX_HEADER_BYTES; NULL: not wanted */
+	Size		kept_length;
 	bool		resolved;		/* the host has an address, good or bad */
 	bool		sent;			/* the request was let out */
 	bool		denied;			/* an address was refused */

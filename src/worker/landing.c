@@ -12,6 +12,7 @@
 #include "lifecycle/store.h"
 #include "provider/http.h"
 #include "shared/stats.h"
+#include "worker/api_calls.h"
 #include "worker/errands.h"
 #include "worker/queue.h"
 
@@ -185,7 +186,9 @@ conduit_take_answers(void)
 		ExchangeOwner *owner = conduit_exchange_owner(exchange);
 		RefreshFlight *flight = (RefreshFlight *) owner;
 
-		if (owner->errand)
+		if (owner->call)
+			conduit_api_calls_receive(owner);
+		else if (owner->errand)
 			conduit_errands_receive((Errand *) owner);
 		else if (conduit_try_flight(conduit_refresh_receive, flight, "reading a reply"))
 			conduit_add_unsettled(flight);

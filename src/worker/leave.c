@@ -18,6 +18,7 @@
 #include "lifecycle/store.h"
 #include "provider/exchange.h"
 #include "provider/http.h"
+#include "worker/api_calls.h"
 #include "worker/errands.h"
 #include "worker/queue.h"
 
@@ -65,6 +66,7 @@ conduit_drain(void)
 	conduit_round.settle_at = 0;
 	conduit_guarded(withdraw_unsent, "leaving");
 	conduit_guarded(conduit_errands_withdraw, "leaving");
+	conduit_api_calls_end();
 	conduit_queue_finish_waiting(ANSWER_GONE);
 	for (;;)
 	{

@@ -15,6 +15,7 @@
 #include "storage/dsm.h"
 #include "vault/keyring.h"
 #include "worker/authorizing.h"
+#include "worker/api_calls.h"
 #include "worker/mail.h"
 #include "worker/queue.h"
 
@@ -72,6 +73,8 @@ take_mail(Mail *mail)
 	{
 		case REQUEST_CALLBACK:
 			conduit_authorizing_take(mail);
+		case REQUEST_CALL:
+			conduit_api_calls_take(mail);
 			break;
 		default:
 			conduit_mail_answer(mail, ANSWER_FAILED);

@@ -1,0 +1,189 @@
+/*-------------------------------------------------------------------------
+ *
+ * api_calls.c
+ *	  Calls of providers' APIs on behalf of sessions that wait for them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker/api_calls.h"
+
+#include "lib/ilist.h"
+#include "utils/memutils.h"
+
+#include "base/settings.h"
+#include "lifecycle/call.h"
+#include "lifecycle/key.h"
+#include "provider/api_message.h"
+#include "provider/api_request.h"
+#include "vault/seal.h"
+#include "worker/round.h"
+
+typedef struct ApiCall
+{
+	ExchangeOwner base;			/* first */
+	dlist_node	node;
+	Mail	   *mail;
+	Exchange   *exchange;		/* NULL: it waits for a place */
+} ApiCall;
+
+static dlist_head waiting = DLIST_STATIC_INIT(waiting);
+static dlist_head flying = DLIST_STATIC_INIT(flying);
+static int	nflying = 0;
+
+/* The call is over, in neither list any more. */
+static void
+answer(ApiCall *call, RequestAnswer how)
+{
+	conduit_mail_answer(call->mail, how);
+	conduit_exchange_free(call->exchange);
+	pfree(call);
+}
+
+/*
+ * Open the message and send what it says.  Returns what the session is to be
+ * told if that cannot be done, ANSWER_NONE otherwise.
+ */
+static RequestAnswer
+send_call(ApiCall *call)
+{
+	SealPlace	place = conduit_call_place(&call->mail->request.connection, CALL_REQUEST);
+	bytea	   *sealed = palloc(VARHDRSZ + call->mail->length);
+	OpenedSecret opened;
+	HttpRequest request;
+	HttpHeader	headers[CONDUIT_MAX_API_HEADERS];
+	bool		whole;
+
+	SET_VARSIZE(sealed, VARHDRSZ + call->mail->length);
+	memcpy(VARDATA(sealed), call->mail->data, call->mail->length);
+	if (conduit_open(&place, sealed, &opened, NULL) != SEAL_OK)
+		return ANSWER_VAULT;
+	whole = conduit_api_message_to_request((char *) opened.data, opened.length, &request, headers, lengthof(headers));
+	if (whole)
+		call->exchange = conduit_exchange_call(&request, &call->base);
+	conduit_wipe_opened(&opened);
+	pfree(sealed);
+	return whole ? ANSWER_NONE : ANSWER_FAILED;
+}
+
+static RequestAnswer
+try_send(ApiCall *call)
+{
+	volatile RequestAnswer result = ANSWER_FAILED;
+
+	PG_TRY();
+	{
+		result = send_call(call);
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover("calling an API");
+	}
+	PG_END_TRY();
+	return result;
+}
+
+static void
+start_waiting(void)
+{
+	while (nflying < conduit_max_in_flight && !dlist_is_empty(&waiting))
+	{
+		ApiCall    *call = dlist_container(ApiCall, node, dlist_pop_head_node(&waiting));
+		RequestAnswer result;
+
+		/* Nobody is there any more to be answered. */
+		if (!conduit_flight_still_waiting(call->mail->waiter))
+		{
+			answer(call, ANSWER_GONE);
+			continue;
+		}
+		result = try_send(call);
+		if (result != ANSWER_NONE)
+		{
+			answer(call, result);
+			continue;
+		}
+		dlist_push_tail(&flying, &call->node);
+		nflying++;
+	}
+}
+
+void
+conduit_api_calls_take(Mail *mail)
+{
+	ApiCall    *call = MemoryContextAllocZero(TopMemoryContext, sizeof(ApiCall));
+
+	call->base.call = true;
+	call->mail = mail;
+	dlist_push_tail(&waiting, &call->node);
+	start_waiting();
+}
+
+/* Seal what has come and hand it over; false if it cannot be sealed. */
+static bool
+reply(ApiCall *call)
+{
+	SealPlace	place = conduit_call_place(&call->mail->request.connection, CALL_RESPONSE);
+	Size		length;
+	void	   *message;
+	bytea	   *sealed;
+	SealStatus	status;
+
+	if (!conduit_key_verify_primary())
+		return false;
+	message = conduit_api_message_from_response(conduit_exchange_response(call->exchange), &length);
+	status = conduit_seal(&place, message, length, &sealed);
+	conduit_wipe(message, length);
+	pfree(message);
+	if (status != SEAL_OK)
+		return false;
+	conduit_mail_reply(call->mail, VARDATA(sealed), VARSIZE(sealed) - VARHDRSZ);
+	pfree(sealed);
+	return true;
+}
+
+void
+conduit_api_calls_receive(ExchangeOwner *owner)
+{
+	ApiCall    *call = (ApiCall *) owner;
+	volatile bool replied = false;
+
+	dlist_delete(&call->node);
+	nflying--;
+	PG_TRY();
+	{
+		conduit_round_begin();
+		replied = reply(call);
+		conduit_round_commit();
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover("calling an API");
+	}
+	PG_END_TRY();
+	if (replied)
+	{
+		conduit_exchange_free(call->exchange);
+		pfree(call);
+	}
+	else
+		answer(call, ANSWER_VAULT);
+	start_waiting();
+}
+
+void
+conduit_api_calls_end(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &waiting)
+	{
+		dlist_delete(iter.cur);
+		answer(dlist_container(ApiCall, node, iter.cur), ANSWER_GONE);
+	}
+	dlist_foreach_modify(iter, &flying)
+	{
+		dlist_delete(iter.cur);
+		answer(dlist_container(ApiCall, node, iter.cur), ANSWER_GONE);
+	}
+	nflying = 0;
+}
