@@ -52,6 +52,7 @@ write_request(Writer *writer, const HttpRequest *request)
 {
 	put_string(writer, request->method);
 	put_string(writer, request->url);
+	put_string(writer, request->query);
 	put_string(writer, request->content_type);
 	put_text(writer, request->content_type != NULL ? request->body : NULL, request->body_length);
 	put_number(writer, request->timeout_ms);
@@ -161,6 +162,7 @@ conduit_api_message_to_request(char *message, Size length, HttpRequest *request,
 	memset(request, 0, sizeof(*request));
 	request->method = get_string(&reader);
 	request->url = get_string(&reader);
+	request->query = get_string(&reader);
 	request->content_type = get_string(&reader);
 	request->body = get_text(&reader, &request->body_length);
 	request->timeout_ms = (int) get_number(&reader);
