@@ -30,6 +30,7 @@ my @parts = (
 	[ authorize  => 'Authorizing' ],
 	[ refresh    => 'Refreshing' ],
 	[ rate       => 'Rate limits' ],
+	[ request    => 'Calling APIs' ],
 	[ event      => 'Events' ],
 	[ health     => 'Health' ],
 	[ session    => 'Sessions' ],

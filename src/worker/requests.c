@@ -73,6 +73,7 @@ take_mail(Mail *mail)
 	{
 		case REQUEST_CALLBACK:
 			conduit_authorizing_take(mail);
+			break;
 		case REQUEST_CALL:
 			conduit_api_calls_take(mail);
 			break;

@@ -57,7 +57,7 @@ like($answer, qr/\|\{"login": "alice"\}\|NULL$/, 'JSON in reply');
 my $seen = last_request('/me');
 is($seen->{headers}{authorization}, "Bearer $token", 'the credential');
 is($seen->{headers}{'x-mine'}, 'yes', 'a header of the caller');
-is($seen->{query}, 'all=true&none=&page=2&tag=a+b&tag=c%26d' =~ s/none=&//r, 'the query');
+is($seen->{query}, 'all=true&tag=a+b&tag=c%26d&page=2', 'the query');
 
 script('/echo', { status => 201, body => 'plain t&xt', headers => { 'content-type' => 'text/plain; charset=utf-8', location => '/api/x/1' } });
 like(call('POST', '/echo', body => { a => [ 1, { b => 'x' } ] }), qr/^201\|.*"location": "\/api\/x\/1".*\|"plain t&xt"\|NULL$/, 'text in reply');
