@@ -59,6 +59,7 @@ my @fields = (
 	[ 'account_url', 'C', '"https://p.example/me"', '"account_path":"id"' ],
 	[ 'api_base_url', 'CLJRKB', '"https://p.example/api"' ],
 	[ 'api_auth', 'CLJRKB', '"X-A: {token}"' ],
+	[ 'preview_hosts', 'CLJRKB', '["files.p.example","*.s.p.example"]' ],
 	[ 'client_auth', 'CLJ', '"basic"' ],
 	[ 'client_assertion_audience', 'CLJ', '"https://p.example"', $key_jwt ],
 	[ 'client_assertion_issuer', 'CLJ', '"app.example"', $key_jwt ],
