@@ -20,6 +20,7 @@
 #include "lifecycle/store.h"
 #include "lifecycle/throttle.h"
 #include "provider/authorize_url.h"
+#include "provider/classify.h"
 #include "shared/stats.h"
 
 #define QUARANTINE_SECONDS 3600
@@ -405,8 +406,7 @@ static bool
 try_next_secret(RefreshFlight *flight)
 {
 	if (flight->outcome.outcome != OUTCOME_CONFIG ||
-		(strcmp(flight->outcome.code, "invalid_client") != 0 &&
-		 strcmp(flight->outcome.code, "incorrect_client_credentials") != 0) ||
+		!conduit_classify_refuses_client(flight->outcome.code) ||
 		flight->client == NULL || flight->secret + 1 >= flight->client->nsecrets)
 		return false;
 	flight->secret++;

@@ -71,6 +71,20 @@ sub in_words
 	return "${value}s";
 }
 
+subtest 'known errors of providers' => sub {
+	my @rows = slurp_file("$top/src/provider/known_error.c") =~ /\{SIGNAL_(\w+), "([^"]+)", OUTCOME_(\w+)/g;
+	my ($outcomes) = $reference =~ /^## Outcomes and next attempts\n(.*?)^## /ms;
+	my %quoted = (CODE => '`%s`', PHRASE => '"%s"', AADSTS => '%s', STATUS => '%s');
+
+	cmp_ok(scalar @rows, '>', 150, 'there are such');
+	while (my ($signal, $text, $class) = splice(@rows, 0, 3))
+	{
+		my $what = sprintf $quoted{$signal}, $text;
+		my $pattern = $signal eq 'STATUS' ? qr/^\|[^|]*\Q$what\E\b[^|]*\| \L$class\E \|/m : qr/^\| \L$class\E\b.*(?<![\w`"])\Q$what\E(?![\w`"])/m;
+		like($outcomes, $pattern, "$what is \L$class");
+	}
+};
+
 subtest 'errors' => sub {
 	my $source = slurp_file("$top/src/base/report.c");
 	my @messages = $source =~ /(?:HTTP_STATE|MAKE_SQLSTATE)\([^)]*\),\s*"([^"]*)"/g;
