@@ -258,8 +258,8 @@ conduit_token_response_read(const ConduitConnector *connector, TokenRequestKind 
 	}
 	else if (conduit_classify_refusal(connector, response, body, html, outcome))
 		judge_secret(kind, own_client, outcome);
-	else if (body != NULL && connector->refresh_extends && kind == TOKEN_REQUEST_REFRESH &&
-			 strcmp(problem, "no_access_token") == 0)
+	else if (body != NULL && connector->refresh_extends && strcmp(problem, "no_access_token") == 0 &&
+			 (kind == TOKEN_REQUEST_REFRESH || kind == TOKEN_REQUEST_BEARER_RENEW))
 	{
 		conduit_token_grant_extended(connector, body, received_at, &outcome->grant);
 		outcome->outcome = OUTCOME_REFRESHED;

@@ -285,6 +285,32 @@ check_all('kinds of requests', map {
 	[ 'renew', 0, 200, '{"accessToken":"a","refreshToken":"r"}', "refreshed access=a refresh=r $defaults" ],
 ));
 
+# -- Whose account it is, and what lives on: both are matters of the reply. --
+
+my $extends = $with->('"refresh_extends":true,"access_token_lifetime_s":60,"success_path":"r","success_value":0');
+check_all('accounts', map {
+	my ($name, $definition, $body, $expected, $kind) = @$_;
+	[ $name, sprintf('unit_classify(%s, 200, %s, %s, kind => %d)', literal($definition), literal($json), bytes($body), $kind{ $kind // 'code' }), $expected ]
+} (
+	[ 'a text', $with->('"account_path":"user.id","account_label_path":"user.name"'), '{"access_token":"a","user":{"id":"u-1","name":"Ann"}}', qr/ account=u-1 label=Ann$/ ],
+	[ 'a number', $with->('"account_path":"user.id"'), '{"access_token":"a","user":{"id":12345678901234567890}}', qr/ account=12345678901234567890$/ ],
+	[ 'a claim', $with->('"account_path":"id_token.sub"'), '{"access_token":"a","id_token":"' . jwt('{"sub":"u-1"}') . '"}', qr/ account=u-1$/ ],
+	[ 'a claim of what is no JWT', $with->('"account_path":"id_token.sub"'), '{"access_token":"a","id_token":"a.b.c"}', qr/expires=never$/ ],
+	[ 'in an array', $with->('"account_path":"orgs.0.id"'), '{"access_token":"a","orgs":[{"id":"o"}]}', qr/ account=o$/ ],
+	[ 'empty', $with->('"account_path":"id"'), '{"access_token":"a","id":""}', qr/\}$/ ],
+	[ 'an object', $with->('"account_path":"id"'), '{"access_token":"a","id":{"x":1}}', qr/\}$/ ],
+	[ 'true', $with->('"account_path":"id"'), '{"access_token":"a","id":true}', qr/\}$/ ],
+	[ 'with a line feed', $with->('"account_path":"id"'), '{"access_token":"a","id":"x\\ny"}', qr/\}$/ ],
+	[ 'the longest', $with->('"account_path":"id"'), '{"access_token":"a","id":"' . ('x' x 1024) . '"}', qr/ account=x{1024}$/ ],
+	[ 'too long', $with->('"account_path":"id"'), '{"access_token":"a","id":"' . ('x' x 1025) . '"}', qr/\}$/ ],
+	[ 'with a token in it', $with->('"account_path":"id"'), '{"access_token":"a-long-token","id":"for a-long-token"}', qr/expires=never$/ ],
+	[ 'elsewhere to be asked for', $with->('"account_path":"id","account_url":"https://p.example/me"'), '{"access_token":"a","id":"u-1"}', qr/extra=\{"id":"u-1"\}$/ ],
+	[ 'a refresh extends', $extends, '{"r":0}', qr/^refreshed access=- .*lifetime=60 .* kept$/, 'refresh' ],
+	[ 'a renewal extends', $extends, '{"r":0}', qr/^refreshed access=- .* kept$/, 'renew' ],
+	[ 'a code does not', $extends, '{"r":0}', 'unknown no_access_token', 'code' ],
+	[ 'an exchange does not', $extends, '{"r":0}', 'unknown no_access_token', 'exchange' ],
+));
+
 # -- Transfers that brought no whole response: [ result, sent, status, expected ]. --
 
 my @results = qw(ok denied unresolved unreachable tls timeout too_large broken);
