@@ -16,7 +16,10 @@
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "base/clock.h"
@@ -160,22 +163,50 @@ conduit_vend_note(const CredentialView *view)
 	conduit_last_use_note(USE_CONNECTION, &view->place.connection, conduit_last_use_day(conduit_now()));
 }
 
-/* The shape of the result, found once. */
+/*
+ * The shape of the result.  A prepared statement makes its function's state
+ * anew with each execution, and to find the shape in the catalogs costs as much
+ * as to find and open the row; so it is kept for the process, until a function
+ * of the catalogs changes.
+ */
+static struct
+{
+	Oid			function;		/* InvalidOid: not known, or not any more */
+	TupleDesc	shape;
+} result_cache = {InvalidOid, NULL};
+
+static void
+on_function_change(Datum arg, int cacheid, uint32 hash)
+{
+	result_cache.function = InvalidOid;
+}
+
 static TupleDesc
 result_shape(FunctionCallInfo fcinfo)
 {
-	TupleDesc	shape = fcinfo->flinfo->fn_extra;
+	static bool watching = false;
+	TupleDesc	shape;
 	MemoryContext old;
 
-	if (shape != NULL)
-		return shape;
-	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	if (result_cache.function == fcinfo->flinfo->fn_oid)
+		return result_cache.shape;
+	if (!watching)
+		CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
+	watching = true;
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
 	if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	shape = BlessTupleDesc(shape);
 	MemoryContextSwitchTo(old);
-	fcinfo->flinfo->fn_extra = shape;
-	return shape;
+
+	/* It is the same, as a rule: then nothing is left behind. */
+	if (result_cache.shape != NULL && equalTupleDescs(result_cache.shape, shape))
+		FreeTupleDesc(shape);
+	else
+		result_cache.shape = shape;
+	result_cache.function = fcinfo->flinfo->fn_oid;
+	return result_cache.shape;
 }
 
 /* The token has expired and cannot be renewed, or never was there. */
