@@ -31,7 +31,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/import_match.o src/lifecycle/import_record.o src/lifecycle/key.o src/lifecycle/rate.o \
 	src/lifecycle/redirect.o src/lifecycle/refresh_call.o src/lifecycle/renewal.o src/lifecycle/request.o \
 	src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o src/lifecycle/schedule.o \
-	src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o src/lifecycle/throttle.o src/lifecycle/vend.o \
+	src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o src/lifecycle/throttle.o src/lifecycle/vend.o src/lifecycle/vend_many.o \
 	src/lifecycle/wait.o \
 	src/door/api_key.o src/door/guard.o src/door/identity.o src/door/jwk.o src/door/jwt.o src/door/jwt_key.o \
 	src/door/session.o src/door/trusted_caller.o \

@@ -24,5 +24,19 @@ min_ttl: how long the token must live at least; what a refresh brings is vended 
 A failed refresh is a WARNING while the token at hand is valid, else an error.
 Errors: PT404 connection not found, credential not found; PT409 connection needs re-authorization, connection lacks scope; PT410 connection revoked; PT502 bad provider response; PT504 provider unavailable; PT500 conduit worker is not running, refresh is paused, vault is locked, key not in keyring, credential cannot be opened, connector is not configured; 55000 credential is not committed; 22023.';
 
+CREATE FUNCTION @extschema@.conduit_vend_many(owner text, connection_ids uuid[], min_ttl interval DEFAULT NULL,
+	tenant text DEFAULT '',
+	OUT access_token text, OUT token_type text, OUT scope text, OUT api_key text, OUT api_secret text,
+	OUT username text, OUT password text, OUT expires_at timestamptz, OUT extra jsonb, OUT generation bigint,
+	OUT connection_id uuid, OUT sqlstate text, OUT error text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.conduit_vend_many(text, uuid[], interval, text) IS
+'Hands out the working secrets of up to 1000 of an owner''s connections, a row for each id in the order given.
+
+min_ttl: as of conduit_vend(). Those that are due are refreshed in parallel, and the caller waits for all of them together up to conduit.vend_timeout, or conduit.vend_patience for those with a valid token at hand. What conduit_vend() would raise for one connection is that row''s sqlstate and error, and its other columns are null; sqlstate is null where a secret is vended. A refresh that failed while the token at hand is valid is a WARNING, one of a kind.
+Errors: 22023 for the arguments as a whole.';
+
 SELECT conduit.settle_rights('conduit_store_credential', 'service');
 SELECT conduit.settle_rights('conduit_vend', 'service');
+SELECT conduit.settle_rights('conduit_vend_many', 'service');

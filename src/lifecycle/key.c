@@ -30,6 +30,13 @@ typedef enum KeyState
 	KEY_DIFFERS
 } KeyState;
 
+ConduitError
+conduit_key_error(SealStatus status)
+{
+	return status == SEAL_UNKNOWN_KEY ? CONDUIT_ERR_UNKNOWN_KEY :
+		status == SEAL_CANNOT_OPEN ? CONDUIT_ERR_CANNOT_OPEN : CONDUIT_ERR_VAULT_LOCKED;
+}
+
 void
 conduit_key_raise(SealStatus status, const char *key_id)
 {

@@ -14,6 +14,7 @@
 #define CONDUIT_LIFECYCLE_KEY_H
 
 #include "base/compat.h"
+#include "base/report.h"
 #include "vault/seal.h"
 
 /*
@@ -45,6 +46,9 @@ extern void conduit_key_flush_wraps(void);
 
 /* conduit_key_seal_done notes the seals of this process; call after sealing. */
 extern void conduit_key_seal_done(void);
+
+/* The error that a seal status other than SEAL_OK means to a caller. */
+extern ConduitError conduit_key_error(SealStatus status);
 
 /* conduit_key_raise throws the error for a seal status other than SEAL_OK. */
 pg_noreturn extern void conduit_key_raise(SealStatus status, const char *key_id);

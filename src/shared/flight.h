@@ -30,6 +30,7 @@
 typedef enum RequestKind
 {
 	REQUEST_REFRESH,			/* this connection, if due to its caller */
+	REQUEST_REFRESH_MANY,		/* the connections in its mail (FlightItem) */
 	REQUEST_DUE_BATCH,			/* up to max_count due ones of a tenant */
 	REQUEST_KEYS,				/* commit check values of the keyring */
 	REQUEST_CALLBACK,			/* exchange a code; connection is the id its mail is sealed for */
@@ -64,6 +65,16 @@ typedef struct FlightRequest
 	char		tenant[CONDUIT_MAX_TENANT_LEN + 1];
 	dsm_handle	mail;			/* mailbox with the rest of the request; 0: none */
 } FlightRequest;
+
+/* One of the connections that a request of several names. */
+typedef struct FlightItem
+{
+	pg_uuid_t	connection;
+	char		connector[CONDUIT_MAX_SLUG_LEN + 1];
+	int64		generation;
+} FlightItem;
+
+#define CONDUIT_MAX_FLIGHT_ITEMS 1000
 
 /* Names one waiting request, for the worker. */
 typedef struct FlightWaiter

@@ -113,6 +113,12 @@ conduit_mail_answer(Mail *mail, RequestAnswer answer)
 }
 
 void
+conduit_mail_close(Mail *mail)
+{
+	free_mail(mail);
+}
+
+void
 conduit_mail_reply(Mail *mail, const void *data, Size length)
 {
 	MailStatus	status;

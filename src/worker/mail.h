@@ -38,6 +38,9 @@ extern Mail *conduit_mail_next(void);
 /* conduit_mail_answer answers a request that was handed out without a message of its own. */
 extern void conduit_mail_answer(Mail *mail, RequestAnswer answer);
 
+/* conduit_mail_close forgets one whose slot is answered otherwise. */
+extern void conduit_mail_close(Mail *mail);
+
 /* conduit_mail_reply answers one with ANSWER_DONE and a message, which is copied. */
 extern void conduit_mail_reply(Mail *mail, const void *data, Size length);
 

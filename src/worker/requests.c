@@ -65,6 +65,26 @@ take_request(const FlightRequest *request, FlightWaiter waiter)
 								 waiter, false);
 }
 
+/* Several connections at once: the request is answered when the last one is over. */
+static void
+take_many_request(Mail *mail)
+{
+	const FlightItem *items = mail->data;
+	int			n = mail->length / sizeof(FlightItem);
+
+	if (conduit_round.pause != PAUSE_NONE)
+	{
+		conduit_mail_answer(mail, conduit_pause_answer());
+		return;
+	}
+	conduit_flight_begin_batch(mail->waiter, n);
+	for (int i = 0; i < n; i++)
+		conduit_queue_add_waiter(conduit_queue_add(&items[i].connection, items[i].connector, items[i].generation,
+												   true, false, false),
+								 mail->waiter, true);
+	conduit_mail_close(mail);
+}
+
 /* A request whose message has come. */
 static void
 take_mail(Mail *mail)
@@ -76,6 +96,9 @@ take_mail(Mail *mail)
 			break;
 		case REQUEST_CALL:
 			conduit_api_calls_take(mail);
+			break;
+		case REQUEST_REFRESH_MANY:
+			take_many_request(mail);
 			break;
 		default:
 			conduit_mail_answer(mail, ANSWER_FAILED);

@@ -6,6 +6,7 @@ use lib "$FindBin::RealBin/../perl";
 use Conduit::Cluster;
 use Conduit::Provider;
 use JSON::PP ();
+use PostgreSQL::Test::Utils ();
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -229,6 +230,134 @@ $cluster->setting('conduit.refresh_enabled', 'on');
 	is_deeply(import_into('bulk', $text), $result, 'and come to the same again');
 	is($cluster->sql("SELECT count(*) FROM conduit.event e JOIN conduit.connection n ON n.id = e.connection_id WHERE n.account LIKE 'm%'"), 20000, 'without further events');
 }
+
+# ---- vend_many ----
+
+my $clock = 0;
+sub advance { $cluster->set_clock($clock += $_[0]); return; }
+
+# Rows of vend_many in short: "at-7-2", or "PT404 connection not found".
+sub many_text
+{
+	my ($answer) = @_;
+	return "ERROR $answer->{error}{C} $answer->{error}{M}" if $answer->{error};
+	return map { defined $_->[1] ? "$_->[1] $_->[2]" : ($_->[0] =~ /^(at-\d+-\d+)-/ ? $1 : $_->[0]) } @{ $answer->{rows} };
+}
+
+my $many = 'SELECT access_token, sqlstate, error, connection_id FROM conduit_vend_many($1, $2)';
+sub vend_many { my ($owner, @ids) = @_; return $wire->query($many, $owner, '{' . join(',', map { $_ // 'NULL' } @ids) . '}'); }
+
+# Connections of a connector with a path of its own, left to their readers; returns pairs of id and grant's name.
+sub connected
+{
+	my ($slug, $n, %fields) = @_;
+	$cluster->connector($slug, token_url => $provider->url . "/token/$slug", %fields);
+	my @made = map { my ($name) = $_->{access_token} =~ /^(at-\d+)-1-/; [ $cluster->connection('mia', $slug, $_), $name ] } $provider->issue($n, expires_in => 3600);
+	$cluster->sql("UPDATE conduit.credential SET refresh_at = NULL WHERE connector = '$slug'");
+	return @made;
+}
+
+my @some = connected('some', 3);
+my $key_id = $cluster->connection('mia', 'key', '{"api_key": "k"}');
+my $empty = $cluster->connection('mia', 'plain');
+my $ended = $cluster->connection('mia', 'key', '{"api_key": "k"}', account => 'ended');
+$cluster->sql("SELECT conduit_revoke_connection('mia', '$ended')");
+my $foreign = $cluster->connection('noah', 'key', '{"api_key": "k"}');
+my $dead = $cluster->connection('mia', 'some', '{"access_token": "a", "refresh_token": "r", "expires_at": 1000000000}', account => 'dead');
+$cluster->error("SELECT conduit_vend('mia', '$dead')");
+my $gone = '00000000-0000-7000-8000-000000000000';
+my $answer = vend_many('mia', $some[2][0], $foreign, $some[0][0], $gone, undef, $ended, $empty, $dead, $some[2][0]);
+is(join(', ', many_text($answer)), join(', ', "$some[2][1]-1", 'PT404 connection not found', "$some[0][1]-1", 'PT404 connection not found',
+	'22023 invalid connection_id', 'PT410 connection revoked', 'PT404 credential not found', 'PT409 connection needs re-authorization', "$some[2][1]-1"),
+	'a row for each, in the order given, with a token or what conduit_vend() would raise');
+is(join(' ', map { $_->[3] // 'NULL' } @{ $answer->{rows} }[ 0, 1, 4 ]), "$some[2][0] $foreign NULL", 'and the id');
+is($cluster->sql("SELECT string_agg(concat_ws('/', api_key, access_token IS NULL, generation, sqlstate IS NULL), ' ') FROM conduit_vend_many('mia', ARRAY['$key_id']::uuid[])"), 'k/t/1/t', 'the columns are those of a vend');
+is_deeply([ many_text(vend_many('mia')) ], [], 'of none there are none');
+like((many_text($wire->query($many, 'mia', '{' . join(',', ($gone) x 1001) . '}')))[0], qr/^ERROR 22023 invalid connection_ids/, 'more than a thousand are refused');
+like((many_text($wire->query($many, 'mia', undef)))[0], qr/^ERROR 22023 invalid connection_ids/, 'and null');
+is(join(' ', many_text($wire->query('SELECT access_token, sqlstate, error FROM conduit_vend_many($1, $2, tenant => $3)', 'mia', "{$some[0][0]}", 't2'))), 'PT404 connection not found', 'another tenant sees nothing');
+
+# In parallel, and each once.
+my @parallel = connected('parallel', 8);
+advance(3700);
+$provider->script('/token/parallel', [ { hang => JSON::PP::true, rotate => JSON::PP::true } ], repeat_last => JSON::PP::true);
+$wire->value(q{SELECT set_config('conduit.vend_timeout', '60s', false)});
+$wire->send($many, 'mia', '{' . join(',', map { $_->[0] } @parallel, $parallel[0]) . '}');
+$provider->wait_for('/token/parallel', 'hanging', 8);
+pass('eight refreshes are under way at a time');
+$provider->script('/token/parallel', []);
+$provider->release('/token/parallel');
+is(join(' ', many_text($wire->receive)), join(' ', map { "$_->[1]-2" } @parallel, $parallel[0]), 'and all are vended');
+is($provider->counts('/token/parallel')->{max_requests_per_refresh_token}, 1, 'of one request each');
+
+# Failures.
+my @failing = connected('failing', 2);
+advance(3400);
+$provider->script('/token/failing', [ { status => 503 } ], repeat_last => JSON::PP::true);
+$answer = vend_many('mia', map { $_->[0] } @failing);
+is(join(' ', many_text($answer)), "$failing[0][1]-1 $failing[1][1]-1", 'valid tokens are vended though their refresh failed');
+is(join(' ', map { "$_->{S} $_->{C}" } @{ $answer->{notices} }), 'WARNING PT502', 'with one warning');
+advance(3700);
+is(join(', ', many_text(vend_many('mia', map { $_->[0] } @failing))), 'PT502 bad provider response, PT502 bad provider response', 'expired ones are not');
+
+# One timeout for all; and what is valid does not wait for long.
+my @slow = connected('slow', 2);
+my @quick = connected('quick', 1);
+$provider->script("/token/$_", [ { hang => JSON::PP::true, rotate => JSON::PP::true } ], repeat_last => JSON::PP::true) foreach qw(slow quick);
+advance(3700);
+$wire->value(q{SELECT set_config('conduit.vend_timeout', '300ms', false)});
+is(join(', ', many_text(vend_many('mia', map { $_->[0] } @slow, @quick))), join(', ', ('PT504 provider unavailable') x 3), 'what does not come in time is an error');
+$provider->script("/token/$_", []), $provider->release("/token/$_") foreach qw(slow quick);
+ok($cluster->poll("SELECT count(*) = 3 FROM conduit.credential WHERE connector IN ('slow', 'quick') AND generation = 2"), 'and comes all the same');
+
+$provider->script("/token/$_", [ { hang => JSON::PP::true, rotate => JSON::PP::true } ], repeat_last => JSON::PP::true) foreach qw(slow quick);
+$cluster->sql("UPDATE conduit.credential SET due_at = '2000-01-01', refresh_at = NULL WHERE connector = 'slow'");
+$cluster->sql("UPDATE conduit.credential SET due_at = '2000-01-01', expires_at = '2000-01-01', refresh_at = NULL WHERE connector = 'quick'");
+$wire->value(q{SELECT set_config('conduit.vend_timeout', '60s', false), set_config('conduit.vend_patience', '100ms', false)});
+$wire->send($many, 'mia', '{' . join(',', map { $_->[0] } @slow, @quick) . '}');
+$provider->wait_for("/token/quick", 'hanging', 1);
+$provider->wait_for("/token/slow", 'hanging', 2);
+ok($cluster->poll("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%conduit_vend_many%' AND clock_timestamp() - query_start > interval '200 milliseconds'"), 'while one is of no use, the call waits');
+$provider->script('/token/quick', []);
+$provider->release('/token/quick');
+$answer = $wire->receive;
+is(join(' ', many_text($answer)), "$slow[0][1]-2 $slow[1][1]-2 $quick[0][1]-3", 'until that has come, and vends the others as they are');
+is(join(' ', map { "$_->{S} $_->{C}" } @{ $answer->{notices} }), 'WARNING PT504', 'with a warning');
+$provider->script('/token/slow', []);
+$provider->release('/token/slow');
+ok($cluster->poll("SELECT count(*) = 2 FROM conduit.credential WHERE connector = 'slow' AND generation = 3"), 'they come later');
+
+# Paused, in a READ ONLY transaction, of one's own transaction.
+my @resting = connected('resting', 2);
+$cluster->setting('conduit.refresh_enabled', 'off');
+$cluster->poll("SELECT paused = 'disabled' FROM conduit_health()");
+$cluster->sql("UPDATE conduit.credential SET due_at = '2000-01-01', expires_at = '2000-01-01' WHERE connection_id = '$resting[1][0]'");
+is(join(', ', many_text(vend_many('mia', map { $_->[0] } @resting))), "$resting[0][1]-1, PT500 refresh is paused", 'while refreshing is paused, what is valid is vended');
+$cluster->setting('conduit.refresh_enabled', 'on');
+$cluster->poll('SELECT paused IS NULL FROM conduit_health()');
+$wire->simple('BEGIN READ ONLY');
+is(join(', ', many_text(vend_many('mia', map { $_->[0] } @resting))), "$resting[0][1]-1, $resting[1][1]-2", 'a READ ONLY transaction will do');
+$wire->simple('COMMIT; BEGIN');
+$wire->value('SELECT conduit_store_credential($1, NULL, $2)', $resting[0][0], '{"access_token": "a", "refresh_token": "r", "expires_at": 1000000000}');
+is(join(', ', many_text(vend_many('mia', map { $_->[0] } @resting))), "55000 credential is not committed, $resting[1][1]-2", 'what is not committed cannot be refreshed');
+$wire->simple('ROLLBACK');
+
+# Secrets are in no file.
+$wire->value(q{SELECT set_config('work_mem', '64kB', false), set_config('log_temp_files', '0', false)});
+my @large = map { $cluster->connection('mia', 'key', '{"api_key": "' . 'x' x 4000 . '"}', account => "large$_") } 1 .. 40;
+my $files = sub {
+	my ($sql, @arguments) = @_;
+	my $log_at = -s $cluster->node->logfile;
+	my $value = $wire->value($sql, @arguments);
+
+	# It is logged when it is removed, with the portal.
+	$wire->value('SELECT 1');
+	my $n = () = PostgreSQL::Test::Utils::slurp_file($cluster->node->logfile, $log_at) =~ /temporary file/g;
+	return "$value $n";
+};
+is($files->('SELECT sum(length(api_key)) FROM conduit_vend_many($1, $2)', 'mia', '{' . join(',', @large) . '}'), '160000 0', 'more than work_mem makes no temporary file');
+is($files->(q{SELECT sum(length(v)) FROM ROWS FROM (repeat('x', 4000), generate_series(1, 40), unnest(array_fill(repeat('x', 4000), ARRAY[40]))) r (u, n, v)}), '160000 1', 'which other functions do');
+$wire->value(q{SELECT set_config('work_mem', '4MB', false)});
 
 $cluster->stop;
 done_testing();
