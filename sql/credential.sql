@@ -37,6 +37,16 @@ COMMENT ON FUNCTION @extschema@.conduit_vend_many(text, uuid[], interval, text) 
 min_ttl: as of conduit_vend(). Those that are due are refreshed in parallel, and the caller waits for all of them together up to conduit.vend_timeout, or conduit.vend_patience for those with a valid token at hand. What conduit_vend() would raise for one connection is that row''s sqlstate and error, and its other columns are null; sqlstate is null where a secret is vended. A refresh that failed while the token at hand is valid is a WARNING, one of a kind.
 Errors: 22023 for the arguments as a whole.';
 
+CREATE FUNCTION @extschema@.conduit_export_credential(owner text, connection_id uuid, pgp_public_key bytea, tenant text DEFAULT '')
+RETURNS bytea
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.conduit_export_credential(text, uuid, bytea, text) IS
+'Returns the whole secret of a connection, refresh token included, as an OpenPGP message for migration or escrow.
+
+pgp_public_key: of whoever may read it, binary or armored, with an RSA or Elgamal subkey to encrypt to: pgcrypto knows no other. The message, which gpg --decrypt opens, holds a JSON object as conduit_store_credential() takes it; expires_at and issued_at are seconds since 1970. An event exported is written in the caller''s transaction. Refreshes go on here: before another system takes over, turn conduit.refresh_enabled off, for two that refresh make each other''s tokens void. A WARNING says that a refresh is under way.
+Errors: PT404 connection not found, credential not found; PT410 connection revoked; PT500 vault is locked, key not in keyring, credential cannot be opened; 22023 invalid pgp_public_key.';
+
 SELECT conduit.settle_rights('conduit_store_credential', 'service');
 SELECT conduit.settle_rights('conduit_vend', 'service');
 SELECT conduit.settle_rights('conduit_vend_many', 'service');
+SELECT conduit.settle_rights('conduit_export_credential', 'admin');

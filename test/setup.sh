@@ -125,6 +125,7 @@ find_missing()
 	has_command npm || missing+=(npm)
 	if [ "${1:-}" = test ]; then
 		has_command openssl || missing+=(openssl)
+		has_command gpg && has_command gpg-agent || missing+=(gpg gpg-agent)
 		has_command prove || missing+=(perl)
 		has_perl -MIPC::Run || missing+=(libipc-run-perl)
 		has_command clang || missing+=(clang)

@@ -19,7 +19,7 @@
 typedef struct ConduitEvent
 {
 	const char *kind;			/* created, authorized, needs_reauth, recovered,
-								 * revoked, deleted */
+								 * revoked, deleted, exported */
 	const char *tenant;
 	const pg_uuid_t *connection;
 	const char *owner;

@@ -114,7 +114,8 @@ conduit_utf8_to_server(const char *text)
 	int			length = strlen(text);
 	char	   *converted;
 
-	if (GetDatabaseEncoding() == PG_UTF8)
+	/* SQL_ASCII holds any bytes. */
+	if (GetDatabaseEncoding() == PG_UTF8 || GetDatabaseEncoding() == PG_SQL_ASCII)
 		return pstrdup(text);
 	conversion = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
 	if (!OidIsValid(conversion))

@@ -5,6 +5,8 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use Conduit::Cluster;
 use Conduit::Provider;
+use File::Temp ();
+use IPC::Run ();
 use JSON::PP ();
 use PostgreSQL::Test::Utils ();
 use Test::More;
@@ -358,6 +360,93 @@ my $files = sub {
 is($files->('SELECT sum(length(api_key)) FROM conduit_vend_many($1, $2)', 'mia', '{' . join(',', @large) . '}'), '160000 0', 'more than work_mem makes no temporary file');
 is($files->(q{SELECT sum(length(v)) FROM ROWS FROM (repeat('x', 4000), generate_series(1, 40), unnest(array_fill(repeat('x', 4000), ARRAY[40]))) r (u, n, v)}), '160000 1', 'which other functions do');
 $wire->value(q{SELECT set_config('work_mem', '4MB', false)});
+
+# ---- export ----
+
+# A key pair of gpg's, in a home of its own with a short path: its agent's socket is there.
+my $home = File::Temp->newdir('gpg-XXXXXX', TMPDIR => 1);
+my @gpg = ('gpg', '--homedir', "$home", '--batch', '--quiet', '--no-tty', '--trust-model', 'always', '--pinentry-mode', 'loopback', '--passphrase', '');
+sub gpg
+{
+	my ($in, @arguments) = @_;
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ @gpg, @arguments ], '<', \$in, '>', \$out, '2>', \$err) or die "gpg @arguments: $err";
+	return $out;
+}
+gpg('', '--quick-generate-key', 'escrow@example.org', 'rsa2048', 'cert', 'never');
+my ($fingerprint) = gpg('', '--with-colons', '--list-keys') =~ /^fpr:+(\w+):/m;
+my $without_subkey = gpg('', '--export', 'escrow@example.org');
+gpg('', '--quick-add-key', $fingerprint, 'rsa2048', 'encr', 'never');
+my $public = gpg('', '--export', 'escrow@example.org');
+my $armored = gpg('', '--armor', '--export', 'escrow@example.org');
+my $export = q{SELECT encode(conduit_export_credential($1, $2, decode($3, 'hex')), 'hex')};
+sub export_json
+{
+	my ($owner, $id, $key) = @_;
+	return JSON::PP->new->utf8->decode(gpg(pack('H*', $wire->value($export, $owner, $id, unpack('H*', $key // $public))), '--decrypt'));
+}
+
+my $ascii = JSON::PP->new->canonical->ascii;
+my ($exported_grant) = $provider->issue(1, expires_in => 3600);
+$cluster->connector('moving', token_url => $provider->url . '/token/moving');
+my $moving = $cluster->connection('olga', 'moving', $ascii->encode({ %$exported_grant, scope => 'read write', instance_url => "https://x/\x{e9}", nested => { list => [ 1, 'two' ] } }), account => 'before');
+my $exported = export_json('olga', $moving);
+is_deeply([ @$exported{qw(access_token refresh_token token_type scope)} ], [ @$exported_grant{qw(access_token refresh_token)}, 'Bearer', 'read write' ], 'what gpg opens is the secret, refresh token included');
+is_deeply($exported->{nested}, { list => [ 1, 'two' ] }, 'with all that the provider said');
+is($exported->{instance_url}, "https://x/\x{e9}", 'in whatever letters');
+is_deeply(export_json('olga', $moving, $armored), $exported, 'an armored key will do');
+is(kinds($moving), 'created authorized exported exported', 'each export is an event');
+$wire->simple('BEGIN');
+$wire->value($export, 'olga', $moving, unpack('H*', $public));
+$wire->simple('ROLLBACK');
+is(kinds($moving), 'created authorized exported exported', "of the caller's transaction");
+
+# In again: the new place refreshes with it, and nothing is lost on the way.
+my $moved = $cluster->connection('olga', 'moving', $ascii->encode($exported), account => 'after');
+my $columns = 'c.expires_at, c.scope, c.token_type, c.issued_at';
+is(row($columns, $moved), $cluster->sql("SELECT date_trunc('second', c.expires_at), c.scope, c.token_type, date_trunc('second', c.issued_at) FROM conduit.credential c WHERE c.connection_id = '$moving'"), 'stored again it is the same');
+is($cluster->sql("SELECT extra FROM conduit_vend('olga', '$moved')"), $cluster->sql("SELECT extra FROM conduit_vend('olga', '$moving')"), 'with what belongs to it');
+like($cluster->sql("SELECT extra ->> 'instance_url' FROM conduit_vend('olga', '$moving')"), qr{^https://x/\xc3\xa9$}, 'which a database of any encoding hands out');
+is($cluster->sql("SELECT generation FROM conduit_refresh('olga', '$moved')"), 2, 'and can be refreshed');
+$cluster->sql(q{SELECT conduit_register_connector('login', '{"auth_type": "basic"}')});
+my $login = $cluster->connection('olga', 'login', $ascii->encode({ username => "\x{fc}\"", password => '\\' }));
+is_deeply(export_json('olga', $login), { username => "\x{fc}\"", password => '\\' }, 'a password');
+$cluster->store($key_id, { api_key => 'k', api_secret => 's', expires_at => 2000000000 });
+is_deeply(export_json('mia', $key_id), { api_key => 'k', api_secret => 's', expires_at => 2000000000 }, 'an API key');
+
+# A refresh under way, and one whose reply is parked.
+my @held = connected('held', 1);
+$provider->script('/token/held', [ { hang => JSON::PP::true, rotate => JSON::PP::true } ]);
+my $holder = $cluster->session;
+my $refresher = $cluster->wire;
+$refresher->send(q{SELECT conduit_refresh($1, $2)}, 'mia', $held[0][0]);
+$provider->wait_for('/token/held', 'hanging', 1);
+$holder->query("BEGIN; SELECT FROM conduit.connection WHERE id = '$held[0][0]' FOR UPDATE");
+my $under_way = $wire->query($export, 'mia', $held[0][0], unpack('H*', $public));
+is(join(' ', map { "$_->{S} $_->{D}" } @{ $under_way->{notices} }), 'WARNING in_flight', 'a refresh that is under way is a warning');
+$provider->release('/token/held');
+ok($cluster->poll("SELECT outcome = 'refreshed' FROM conduit.flight WHERE connection_id = '$held[0][0]'"), 'its reply is parked');
+like(export_json('mia', $held[0][0])->{refresh_token}, qr/^rt-\d+-2-/, 'and exported from there');
+$holder->query('ROLLBACK');
+$refresher->receive;
+
+# Refusals.
+foreach my $case (
+	[ 'PT404|connection not found', 'noah', $moving, $public ], [ 'PT404|connection not found', 'olga', $gone, $public ],
+	[ 'PT404|credential not found', 'mia', $empty, $public ], [ 'PT410|connection revoked', 'mia', $ended, $public ],
+	[ '22023|invalid pgp_public_key', 'olga', $moving, $without_subkey ],
+	[ '22023|invalid pgp_public_key', 'olga', $moving, 'canary' ], [ '22023|invalid pgp_public_key', 'olga', $moving, '' ],
+	[ '22023|invalid pgp_public_key', 'olga', $moving, gpg('', '--export-secret-keys', 'escrow@example.org') ],
+	[ '22023|invalid pgp_public_key', 'olga', $moving, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\ncanary\n" ],
+	[ '22023|invalid pgp_public_key', 'olga', $moving, substr($public, 0, 100) ], [ '22023|invalid pgp_public_key', 'olga', $moving, 'x' x 300000 ])
+{
+	my ($expected, $owner, $id, $key) = @$case;
+	my $error = $wire->query($export, $owner, $id, unpack('H*', $key))->{error} // {};
+	is(join('|', map { $_ // '' } @$error{qw(C M)}), $expected, "not exported: $expected");
+}
+is($wire->query($export, 'olga', $moving, undef)->{error}{C}, '22023', 'a key there must be');
+is(kinds($moving), 'created authorized exported exported', 'and no event tells of it');
+IPC::Run::run([ 'gpgconf', '--homedir', "$home", '--kill', 'all' ]);
 
 $cluster->stop;
 done_testing();
