@@ -165,6 +165,15 @@ is_armored(const bytea *key)
 	return VARSIZE_ANY_EXHDR(key) > strlen(begin) && memcmp(VARDATA_ANY(key), begin, strlen(begin)) == 0;
 }
 
+/* Functions that are called where errors are caught are not inlined: their variables are no concern of that. */
+pg_noinline static bytea *
+call_pgcrypto(bytea *plaintext, bytea *key, Oid encrypt_function, Oid dearmor_function)
+{
+	if (is_armored(key))
+		key = DatumGetByteaPP(OidFunctionCall1(dearmor_function, PointerGetDatum(key)));
+	return DatumGetByteaPP(OidFunctionCall2(encrypt_function, PointerGetDatum(plaintext), PointerGetDatum(key)));
+}
+
 /*
  * Encrypt for a public key.  What pgcrypto says of one that it cannot use is
  * replaced by words of ours; any error ends the call, so that nothing it left
@@ -178,9 +187,7 @@ encrypt(bytea *plaintext, bytea *key, Oid encrypt_function, Oid dearmor_function
 
 	PG_TRY();
 	{
-		if (is_armored(key))
-			key = DatumGetByteaPP(OidFunctionCall1(dearmor_function, PointerGetDatum(key)));
-		message = DatumGetByteaPP(OidFunctionCall2(encrypt_function, PointerGetDatum(plaintext), PointerGetDatum(key)));
+		message = call_pgcrypto(plaintext, key, encrypt_function, dearmor_function);
 	}
 	PG_CATCH();
 	{
@@ -303,25 +310,39 @@ open_part(const Export *export, const char *field, const bytea *blob, OpenedSecr
 		conduit_key_raise(status, key_id);
 }
 
-/* Open both parts and write them as one; what has been opened is wiped on every way out. */
 static void
-make_plaintext(const Export *export, StringInfo json)
+wipe_part(OpenedSecret *opened)
 {
-	OpenedSecret opened[2] = {{0}};
+	if (opened->data != NULL)
+		conduit_wipe_opened(opened);
+}
+
+/* Open both parts and write them as one. */
+pg_noinline static void
+open_and_write(const Export *export, OpenedSecret *opened, StringInfo json)
+{
 	ConduitSecret access;
 	ConduitSecret refresh;
 
+	open_part(export, "access", export->access, &opened[0], &access);
+	open_part(export, "refresh", export->refresh, &opened[1], &refresh);
+	write_json(json, export, &access, &refresh);
+}
+
+/* What has been opened is wiped on every way out. */
+pg_noinline static void
+make_plaintext(const Export *export, StringInfo json)
+{
+	OpenedSecret opened[2] = {{0}};
+
 	PG_TRY();
 	{
-		open_part(export, "access", export->access, &opened[0], &access);
-		open_part(export, "refresh", export->refresh, &opened[1], &refresh);
-		write_json(json, export, &access, &refresh);
+		open_and_write(export, opened, json);
 	}
 	PG_FINALLY();
 	{
-		for (int i = 0; i < lengthof(opened); i++)
-			if (opened[i].data != NULL)
-				conduit_wipe_opened(&opened[i]);
+		wipe_part(&opened[0]);
+		wipe_part(&opened[1]);
 	}
 	PG_END_TRY();
 }
