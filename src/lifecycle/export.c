@@ -310,41 +310,20 @@ open_part(const Export *export, const char *field, const bytea *blob, OpenedSecr
 		conduit_key_raise(status, key_id);
 }
 
-static void
-wipe_part(OpenedSecret *opened)
-{
-	if (opened->data != NULL)
-		conduit_wipe_opened(opened);
-}
-
-/* Open both parts and write them as one. */
+/* Open both parts and write them as one.  After an error their memory wipes itself (OpenedSecret). */
 pg_noinline static void
-open_and_write(const Export *export, OpenedSecret *opened, StringInfo json)
+make_plaintext(const Export *export, StringInfo json)
 {
+	OpenedSecret opened[2] = {{0}};
 	ConduitSecret access;
 	ConduitSecret refresh;
 
 	open_part(export, "access", export->access, &opened[0], &access);
 	open_part(export, "refresh", export->refresh, &opened[1], &refresh);
 	write_json(json, export, &access, &refresh);
-}
-
-/* What has been opened is wiped on every way out. */
-pg_noinline static void
-make_plaintext(const Export *export, StringInfo json)
-{
-	OpenedSecret opened[2] = {{0}};
-
-	PG_TRY();
-	{
-		open_and_write(export, opened, json);
-	}
-	PG_FINALLY();
-	{
-		wipe_part(&opened[0]);
-		wipe_part(&opened[1]);
-	}
-	PG_END_TRY();
+	for (int i = 0; i < lengthof(opened); i++)
+		if (opened[i].data != NULL)
+			conduit_wipe_opened(&opened[i]);
 }
 
 /* ---- the call ---- */
