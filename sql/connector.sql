@@ -75,6 +75,15 @@ COMMENT ON FUNCTION @extschema@.conduit_drop_connector(text) IS
 
 Errors: 22023 unknown connector; 42501 connector is built in; 23503 connector is in use, by connections, clients or connectors that extend it.';
 
+CREATE FUNCTION @extschema@.conduit_discover(issuer text) RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.conduit_discover(text) IS
+'Makes a connector''s definition of what an authorization server says of itself (RFC 8414, OpenID Connect Discovery).
+
+issuer: its URL. The worker fetches <issuer>/.well-known/openid-configuration, or else the document of RFC 8414, within conduit.request_timeout; it must name this very issuer. The result is for conduit_register_connector(), as it is or with fields added: what the metadata does not say, such as api_base_url or whether refresh tokens rotate, is left to its default.
+Errors: 22023 invalid issuer, invalid connector definition; PT502 bad provider response (DETAIL issuer_mismatch, bad_json, no_token_endpoint, no_grant, no_client_auth, http_ and the status); PT504 provider unavailable; PT500 conduit worker is not running, vault is locked.';
+
+SELECT conduit.settle_rights('conduit_discover', 'admin');
 SELECT conduit.settle_rights('conduit_connectors', 'monitor');
 SELECT conduit.settle_rights('conduit_register_connector', 'admin');
 SELECT conduit.settle_rights('conduit_drop_connector', 'admin');

@@ -21,7 +21,9 @@ Errors: PT401 unauthorized, alike for an unknown, closed, expired or foreign one
 CREATE FUNCTION @extschema@.conduit_close_session(session_key text, tenant text DEFAULT '') RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_close_session(text, text) IS
-'Ends a session: the log-out. Says nothing of whether there was one.';
+'Ends a session: the log-out.
+
+Says nothing of whether there was one: the key of none, of an ended one or of another tenant''s changes nothing.';
 
 SELECT conduit.settle_rights('conduit_open_session', 'service');
 SELECT conduit.settle_rights('conduit_session', 'service');

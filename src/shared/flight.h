@@ -34,7 +34,6 @@ typedef enum RequestKind
 	REQUEST_DUE_BATCH,			/* up to max_count due ones of a tenant */
 	REQUEST_KEYS,				/* commit check values of the keyring */
 	REQUEST_CALLBACK,			/* exchange a code; connection is the id its mail is sealed for */
-	REQUEST_DISCOVERY,			/* fetch the metadata of the issuer that its mail names */
 	REQUEST_CALL				/* send an HTTP request, which comes by mail */
 } RequestKind;
 
