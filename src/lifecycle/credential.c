@@ -218,15 +218,16 @@ conduit_credential_seal_grant(const CredentialPlace *place, int64 generation, co
 {
 	SealPlace	access_place = conduit_credential_seal_place(place, "access", generation);
 	SealPlace	refresh_place = conduit_credential_seal_place(place, "refresh", generation);
-	ConduitSecret access_part = *secret;
-	ConduitSecret refresh_part = {.refresh_token = secret->refresh_token};
+	ConduitSecret access_part = {{0}};
+	ConduitSecret refresh_part = {{0}};
 	SealStatus	status = SEAL_OK;
 
-	memset(&access_part.refresh_token, 0, sizeof(SecretText));
+	conduit_secret_take_access_part(&access_part, secret);
+	conduit_secret_take_refresh_part(&refresh_part, secret);
 	*access = *refresh = NULL;
 	if (access_part.access_token.data || access_part.api_key.data || access_part.username.data)
 		status = conduit_secret_seal(&access_place, &access_part, access);
-	if (status == SEAL_OK && refresh_part.refresh_token.data)
+	if (status == SEAL_OK && conduit_secret_has_refresh_part(&refresh_part))
 		status = conduit_secret_seal(&refresh_place, &refresh_part, refresh);
 	conduit_key_seal_done();
 	return status;

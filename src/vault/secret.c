@@ -18,21 +18,65 @@
 #define FIELD_HEADER	(1 + sizeof(uint32))
 
 /* A field's tag is its place in this table plus one; append, never reorder. */
-static const size_t field_offsets[] = {
-	offsetof(ConduitSecret, access_token),
-	offsetof(ConduitSecret, refresh_token),
-	offsetof(ConduitSecret, api_key),
-	offsetof(ConduitSecret, api_secret),
-	offsetof(ConduitSecret, username),
-	offsetof(ConduitSecret, password),
-	offsetof(ConduitSecret, client_secret),
-	offsetof(ConduitSecret, extra),
+static const struct
+{
+	size_t		offset;
+	bool		refreshes;		/* is of the refresh part */
+}			fields[] =
+{
+	{offsetof(ConduitSecret, access_token), false},
+	{offsetof(ConduitSecret, refresh_token), true},
+	{offsetof(ConduitSecret, api_key), false},
+	{offsetof(ConduitSecret, api_secret), false},
+	{offsetof(ConduitSecret, username), false},
+	{offsetof(ConduitSecret, password), false},
+	{offsetof(ConduitSecret, client_secret), true},
+	{offsetof(ConduitSecret, extra), false},
+	{offsetof(ConduitSecret, client_id), true},
+	{offsetof(ConduitSecret, private_key), true},
+	{offsetof(ConduitSecret, issuer), true},
+	{offsetof(ConduitSecret, subject), true},
+	{offsetof(ConduitSecret, key_id), true},
+	{offsetof(ConduitSecret, audience), true},
+	{offsetof(ConduitSecret, scope), true},
 };
 
 static inline SecretText *
 field_of(const ConduitSecret *secret, int index)
 {
-	return (SecretText *) ((char *) secret + field_offsets[index]);
+	return (SecretText *) ((char *) secret + fields[index].offset);
+}
+
+static void
+take_part(ConduitSecret *to, const ConduitSecret *from, bool refreshes)
+{
+	for (int i = 0; i < lengthof(fields); i++)
+		if (fields[i].refreshes == refreshes)
+			*field_of(to, i) = *field_of(from, i);
+}
+
+void
+conduit_secret_take_refresh_part(ConduitSecret *to, const ConduitSecret *from)
+{
+	take_part(to, from, true);
+}
+
+void
+conduit_secret_take_access_part(ConduitSecret *to, const ConduitSecret *from)
+{
+	take_part(to, from, false);
+}
+
+bool
+conduit_secret_has_refresh_part(const ConduitSecret *secret)
+{
+	return secret->refresh_token.data != NULL || conduit_secret_mints(secret);
+}
+
+bool
+conduit_secret_mints(const ConduitSecret *secret)
+{
+	return secret->client_id.data != NULL || secret->private_key.data != NULL;
 }
 
 uint8 *
@@ -42,7 +86,7 @@ conduit_secret_encode(const ConduitSecret *secret, Size *length)
 	uint8	   *record;
 	uint8	   *to;
 
-	for (int i = 0; i < lengthof(field_offsets); i++)
+	for (int i = 0; i < lengthof(fields); i++)
 		if (field_of(secret, i)->data)
 			size += FIELD_HEADER + field_of(secret, i)->length;
 	size = TYPEALIGN(RECORD_UNIT, size);
@@ -50,7 +94,7 @@ conduit_secret_encode(const ConduitSecret *secret, Size *length)
 	record = palloc0(size);
 	to = record;
 	*to++ = RECORD_VERSION;
-	for (int i = 0; i < lengthof(field_offsets); i++)
+	for (int i = 0; i < lengthof(fields); i++)
 	{
 		const SecretText *field = field_of(secret, i);
 		uint32		prefix = pg_hton32((uint32) field->length);
@@ -82,7 +126,7 @@ conduit_secret_decode(const uint8 *data, Size length, ConduitSecret *secret)
 		int			tag = *at;
 		uint32		field_length;
 
-		if (tag <= last_tag || tag > lengthof(field_offsets) || end - at < FIELD_HEADER)
+		if (tag <= last_tag || tag > lengthof(fields) || end - at < FIELD_HEADER)
 			return false;
 		last_tag = tag;
 		memcpy(&field_length, at + 1, sizeof(field_length));

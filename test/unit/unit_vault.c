@@ -32,7 +32,7 @@
 #include "vault/secret.h"
 
 #define PLACE_FIELDS 9
-#define SECRET_FIELDS 8
+#define SECRET_FIELDS 15
 
 static const char *const status_names[] = {
 	[SEAL_OK] = "SEAL_OK",
@@ -382,7 +382,9 @@ secret_of_array(ArrayType *array)
 	SecretText *fields[SECRET_FIELDS] = {
 		&secret->access_token, &secret->refresh_token, &secret->api_key,
 		&secret->api_secret, &secret->username, &secret->password,
-		&secret->client_secret, &secret->extra
+		&secret->client_secret, &secret->extra, &secret->client_id,
+		&secret->private_key, &secret->issuer, &secret->subject, &secret->key_id,
+		&secret->audience, &secret->scope
 	};
 
 	for (int i = 0; i < SECRET_FIELDS; i++)
@@ -399,7 +401,9 @@ array_of_secret(const ConduitSecret *secret)
 	const SecretText *fields[SECRET_FIELDS] = {
 		&secret->access_token, &secret->refresh_token, &secret->api_key,
 		&secret->api_secret, &secret->username, &secret->password,
-		&secret->client_secret, &secret->extra
+		&secret->client_secret, &secret->extra, &secret->client_id,
+		&secret->private_key, &secret->issuer, &secret->subject, &secret->key_id,
+		&secret->audience, &secret->scope
 	};
 	Datum		elements[SECRET_FIELDS] = {0};
 	bool		nulls[SECRET_FIELDS];
