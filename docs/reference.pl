@@ -36,7 +36,6 @@ my @parts = (
 	[ session    => 'Sessions' ],
 	[ api_key    => 'API keys' ],
 	[ identity   => 'Who is asking' ],
-	[ facade     => 'Facades' ],
 	[ key        => 'Keys' ],
 	[ profile    => 'Rights' ]);
 my %title = map { @$_ } @parts;

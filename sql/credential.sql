@@ -6,9 +6,10 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_store_credential(uuid, text, text, text) IS
 'Seals a secret as the credential of a connection, replacing the one it has, and returns the connection''s id.
 
-kind: OAUTH2, API_KEY, BASIC; NULL is what the connector asks for. secret: JSON text; bind it as a parameter.
+kind: OAUTH2, CLIENT, JWT, API_KEY, BASIC; NULL is what the connector asks for. secret: JSON text; bind it as a parameter.
 OAUTH2: a provider''s token response as it is (RFC 6749, 5.1), or its camelCase form: access_token, refresh_token (at least one of the two), expires_in in seconds, counted from issued_at or created_at when present, or expires_at as ISO 8601 or epoch, token_type, scope. Other keys are kept, sealed, and vended as extra, but for those named like a secret.
-API_KEY: api_key, api_secret, expires_at. BASIC: username, password, expires_at. Another key is refused.
+CLIENT (RFC 6749, 4.4): client_id, client_secret, or neither for the client of conduit_set_client(); scope. The secret is a private key in PEM form where client_auth is private_key_jwt. JWT (RFC 7523, 2.1; app installations): private_key in PEM form, without a password, issuer, subject, key_id, audience, scope; issuer may be called client_email or app_id, key_id private_key_id, and the key file of a Google service account is taken as it is. Tokens are minted when somebody first wants one, and renewed ahead of their expiry from then on. scope: a text or an array; without it what the connection was authorized for, else the connector''s default_scopes. A refusal of the client, where it is the connection''s own, or of the assertion makes the connection NEEDS_REAUTH.
+API_KEY: api_key, api_secret, expires_at. BASIC: username, password, expires_at. Keys have camelCase forms, too. In all kinds but OAUTH2 another key is refused.
 A connection that NEEDS_REAUTH is ACTIVE again.
 Errors: PT404 connection not found; PT410 connection revoked; 22023 invalid kind, invalid secret, whose DETAIL never repeats it; PT500 vault is locked.';
 

@@ -119,13 +119,14 @@ CREATE TABLE conduit.credential (
 	in_doubt		boolean NOT NULL DEFAULT false,
 	status			text COLLATE "C" NOT NULL,
 	kind			text COLLATE "C" NOT NULL
-					CHECK (kind OPERATOR(pg_catalog.=) ANY ('{OAUTH2,API_KEY,BASIC}'::text[])),
+					CHECK (kind OPERATOR(pg_catalog.=) ANY ('{OAUTH2,API_KEY,BASIC,CLIENT,JWT}'::text[])),
 	tenant			text COLLATE "C" NOT NULL,
 	owner			text COLLATE "C" NOT NULL,
 	connector		text COLLATE "C" NOT NULL,
 	origin			text COLLATE "C" NOT NULL,
 	token_type		text,
 	scope			text,
+	own_client		text COLLATE "C",
 	last_error		text,
 	last_error_code	text,
 	last_error_at	timestamptz,
@@ -141,6 +142,8 @@ CREATE INDEX credential_refresh_at_idx ON conduit.credential (refresh_at, connec
 COMMENT ON TABLE conduit.credential IS 'The sealed secret of a connection: access part and refresh part apart';
 COMMENT ON COLUMN conduit.credential.due_at IS 'From when on a reader asks for a refresh: expiry less lead and jitter';
 COMMENT ON COLUMN conduit.credential.refresh_at IS 'When the worker refreshes it unasked; NULL: never';
+COMMENT ON COLUMN conduit.credential.own_client IS
+	'Id of the client by which the credential mints its tokens, whose secret is in refresh; NULL: by the connector''s, or not by a client';
 COMMENT ON COLUMN conduit.credential.imported IS
 	'Digest of the refresh token that conduit_import() brought last: imported again, it does not take the place of its successors';
 COMMENT ON COLUMN conduit.credential.in_doubt IS

@@ -729,6 +729,18 @@ conduit_json_write(StringInfo out, const ConduitJson *node)
 	append_node(out, node);
 }
 
+char *
+conduit_json_text(const ConduitJson *node)
+{
+	StringInfoData text;
+
+	if (node == NULL)
+		return NULL;
+	initStringInfo(&text);
+	conduit_json_write(&text, node);
+	return text.data;
+}
+
 void
 conduit_json_write_string(StringInfo out, const char *text, int length)
 {

@@ -64,6 +64,9 @@ extern bool conduit_json_double(const ConduitJson *node, double *value);
 /* conduit_json_write appends node as compact JSON text. */
 extern void conduit_json_write(StringInfo out, const ConduitJson *node);
 
+/* conduit_json_text returns that, or NULL for NULL. */
+extern char *conduit_json_text(const ConduitJson *node);
+
 /* conduit_json_write_string appends a quoted and escaped string. */
 extern void conduit_json_write_string(StringInfo out, const char *text, int length);
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * claim.c
- *	  The first half of a refresh: claim it, send it, read the reply.
+ *	  The beginning of a refresh: what it needs is looked up, and it is claimed.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,9 +19,6 @@
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "lifecycle/throttle.h"
-#include "provider/authorize_url.h"
-#include "provider/classify.h"
-#include "shared/stats.h"
 
 #define QUARANTINE_SECONDS 3600
 
@@ -31,7 +28,7 @@ enum
 	C_TENANT = 1, C_OWNER, C_CONNECTOR, C_ORIGIN, C_GENERATION, C_STATUS, C_REFRESH_AT,
 	C_NEXT_ATTEMPT_AT, C_LAST_ERROR, C_IN_DOUBT, C_ACCESS, C_REFRESH, C_REFRESH_EXPIRES_AT,
 	C_REFRESHED_AT, C_PARAMS, C_CLIENT_ID, C_ACCOUNT, C_REVISION, C_BUILTIN, C_LAST_USED, C_SCOPE,
-	C_REQUESTED_SCOPES
+	C_REQUESTED_SCOPES, C_OWN_CLIENT
 };
 
 static pg_uuid_t incarnation;
@@ -48,8 +45,8 @@ conduit_incarnation(void)
 	return &incarnation;
 }
 
-static void
-set_outcome(RefreshFlight *flight, OutcomeClass outcome, const char *code, double retry_after)
+void
+conduit_refresh_set_outcome(RefreshFlight *flight, OutcomeClass outcome, const char *code, double retry_after)
 {
 	memset(&flight->outcome, 0, sizeof(flight->outcome));
 	flight->outcome.outcome = outcome;
@@ -70,9 +67,9 @@ look_up(const pg_uuid_t *connection)
 	static StoreQuery select = {
 		"SELECT c.tenant, c.owner, c.connector, c.origin, c.generation, c.status, c.refresh_at,"
 		" c.next_attempt_at, c.last_error, c.in_doubt, c.access, c.refresh, c.refresh_expires_at,"
-		" c.refreshed_at, n.params::pg_catalog.text, n.client_id, n.account, k.revision, k.builtin,"
+		" COALESCE(c.refreshed_at, c.issued_at), n.params::pg_catalog.text, n.client_id, n.account, k.revision, k.builtin,"
 		" COALESCE(u.used_on::pg_catalog.timestamptz, n.created_at), c.scope,"
-		" pg_catalog.array_to_string(n.requested_scopes, ' ')"
+		" pg_catalog.array_to_string(n.requested_scopes, ' '), c.own_client"
 		" FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
 		" JOIN conduit.connector k ON k.slug = c.connector"
 		" LEFT JOIN conduit.last_use u ON u.connection_id = c.connection_id"
@@ -105,9 +102,9 @@ put_off_if_idle(const pg_uuid_t *connection, TimestampTz now)
 	if (conduit_refresh_idle <= 0 ||
 		conduit_seconds_between(conduit_row_time(0, C_LAST_USED), now) < conduit_refresh_idle)
 		return false;
-	keep_alive = conduit_row_isnull(0, C_REFRESH_EXPIRES_AT) ? DT_NOEND :
-		conduit_schedule_keep_alive(conduit_row_isnull(0, C_REFRESHED_AT) ? now : conduit_row_time(0, C_REFRESHED_AT),
-									conduit_row_time(0, C_REFRESH_EXPIRES_AT));
+	keep_alive = conduit_schedule_keep_alive(connection, conduit_row_int64(0, C_GENERATION),
+											 conduit_row_time(0, C_REFRESHED_AT),
+											 conduit_row_time(0, C_REFRESH_EXPIRES_AT));
 	if (keep_alive <= now)
 		return false;
 	conduit_arg_uuid(&args, connection);
@@ -164,6 +161,7 @@ make_flight(const pg_uuid_t *connection)
 	flight->params = conduit_row_text(0, C_PARAMS, context);
 	flight->scope = conduit_row_text(0, C_SCOPE, context);
 	flight->requested_scopes = conduit_row_text(0, C_REQUESTED_SCOPES, context);
+	flight->own_client = conduit_row_text(0, C_OWN_CLIENT, context);
 	flight->access = conduit_row_bytea(0, C_ACCESS, context);
 	flight->refresh = conduit_row_bytea(0, C_REFRESH, context);
 	return flight;
@@ -180,18 +178,24 @@ find_endpoint(RefreshFlight *flight)
 	flight->variables = conduit_parse_object(flight->params, "invalid params");
 	flight->endpoint = conduit_connector_refresh_endpoint(flight->connector, flight->variables, &problem, &variable);
 	if (flight->endpoint == NULL)
-		set_outcome(flight, OUTCOME_CONFIG, "endpoint_invalid", -1);
+		conduit_refresh_set_outcome(flight, OUTCOME_CONFIG, "endpoint_invalid", -1);
 	else if (strcmp(conduit_connector_token_origin(flight->connector, flight->variables), flight->place.origin) != 0)
-		set_outcome(flight, OUTCOME_CONFIG, "origin_changed", -1);
+		conduit_refresh_set_outcome(flight, OUTCOME_CONFIG, "origin_changed", -1);
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * The client by which the request is made: the one that the refresh token was
+ * issued to; what mints has its own, or takes that of today.
+ */
 static void
 find_client(RefreshFlight *flight, bool builtin)
 {
 	MemoryContext old;
 
-	if (!conduit_connector_takes_client(flight->connector))
+	if (!conduit_connector_binds_client(flight->connector))
+		flight->client_id = flight->own_client;
+	if (flight->own_client != NULL || !conduit_connector_takes_client(flight->connector))
 		return;
 	flight->client = conduit_client_find(flight->place.tenant, flight->place.connector,
 										 flight->client_id, flight->context);
@@ -201,7 +205,7 @@ find_client(RefreshFlight *flight, bool builtin)
 														 builtin, flight->client_id);
 	if (flight->client == NULL ||
 		(flight->client->nsecrets == 0 && conduit_connector_needs_secret(flight->connector)))
-		set_outcome(flight, OUTCOME_CONFIG, "client_missing", -1);
+		conduit_refresh_set_outcome(flight, OUTCOME_CONFIG, "client_missing", -1);
 	else if (flight->client_id == NULL)
 		flight->client_id = flight->client->client_id;
 	MemoryContextSwitchTo(old);
@@ -249,7 +253,7 @@ write_claim(RefreshFlight *flight)
 	flight->attempt = conduit_row_int32(0, 1);
 	flight->in_doubt = conduit_row_bool(0, 2);
 	if (flight->attempt > CONDUIT_MAX_FLIGHT_ATTEMPTS)
-		set_outcome(flight, OUTCOME_TRANSIENT, "quarantined", QUARANTINE_SECONDS);
+		conduit_refresh_set_outcome(flight, OUTCOME_TRANSIENT, "quarantined", QUARANTINE_SECONDS);
 	return true;
 }
 
@@ -292,181 +296,6 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 
 	conduit_refresh_free(flight);
 	return ANSWER_PARKED;
-}
-
-static void
-set_vault_outcome(RefreshFlight *flight, SealStatus status)
-{
-	set_outcome(flight, OUTCOME_CONFIG,
-				status == SEAL_UNKNOWN_KEY ? "unknown_key" :
-				status == SEAL_CANNOT_OPEN ? "cannot_open" : "vault_locked", -1);
-}
-
-static bool
-open_refresh_token(RefreshFlight *flight)
-{
-	SealPlace	place = conduit_credential_seal_place(&flight->place, "refresh", flight->generation);
-	SealStatus	status;
-
-	if (flight->is_open)
-		return true;
-	status = conduit_secret_open(&place, flight->refresh, &flight->opened, &flight->refresh_part, NULL);
-	if (status != SEAL_OK)
-		set_vault_outcome(flight, status);
-	flight->is_open = status == SEAL_OK;
-	return flight->is_open;
-}
-
-/* The client's secret that is to be tried, if it has one. */
-static bool
-open_client_secret(RefreshFlight *flight, OpenedSecret *opened, ConduitSecret *secret)
-{
-	SealStatus	status;
-
-	memset(opened, 0, sizeof(*opened));
-	memset(secret, 0, sizeof(*secret));
-	if (flight->client == NULL || flight->client->nsecrets == 0)
-		return true;
-	if (flight->client->environment_secret != NULL)
-	{
-		secret->client_secret.data = flight->client->environment_secret;
-		secret->client_secret.length = strlen(flight->client->environment_secret);
-		return true;
-	}
-	status = conduit_client_open_secret(flight->client, flight->secret, flight->connector, opened, secret);
-	if (status != SEAL_OK)
-		set_vault_outcome(flight, status);
-	return status == SEAL_OK;
-}
-
-/* What was granted, as the provider has put it; else what was asked for. */
-static const char *
-scope_to_send(const RefreshFlight *flight)
-{
-	char	   *scope;
-
-	if (flight->scope != NULL)
-		return flight->scope;
-	if (flight->requested_scopes == NULL)
-		return conduit_scope_join(flight->connector, flight->connector->default_scopes);
-	scope = pstrdup(flight->requested_scopes);
-	for (char *c = scope; *c != '\0' && strcmp(flight->connector->scope_separator, ",") == 0; c++)
-	{
-		if (*c == ' ')
-			*c = ',';
-	}
-	return scope;
-}
-
-bool
-conduit_refresh_send(RefreshFlight *flight)
-{
-	TokenRequest request = {0};
-	OpenedSecret client_opened;
-	ConduitSecret client_secret;
-	MemoryContext old;
-
-	if (has_outcome(flight))
-		return false;
-	old = MemoryContextSwitchTo(flight->context);
-	if (open_refresh_token(flight) && open_client_secret(flight, &client_opened, &client_secret))
-	{
-		request.kind = flight->connector->auth_type == AUTH_BEARER_RENEW ?
-			TOKEN_REQUEST_BEARER_RENEW : TOKEN_REQUEST_REFRESH;
-		request.connector = flight->connector;
-		request.params = flight->variables;
-		request.endpoint = flight->endpoint;
-		request.client_id = flight->client ? flight->client->client_id : NULL;
-		request.client_secret = client_secret.client_secret;
-		request.refresh_token = flight->refresh_part.refresh_token;
-		request.scope = scope_to_send(flight);
-		request.timeout_ms = conduit_http_timeout;
-		flight->exchange = conduit_exchange_token(&request, &flight->exchange_owner);
-		conduit_stats_add(flight->place.connector, STATS_IN_FLIGHT, 1);
-		if (client_opened.data != NULL)
-			conduit_wipe_opened(&client_opened);
-	}
-	MemoryContextSwitchTo(old);
-	return flight->exchange != NULL;
-}
-
-static void
-end_exchange(RefreshFlight *flight)
-{
-	conduit_exchange_free(flight->exchange);
-	flight->exchange = NULL;
-	conduit_stats_add(flight->place.connector, STATS_IN_FLIGHT, -1);
-}
-
-/*
- * Only "this secret is wrong" leads to the client's other secret: the refresh
- * token has not been looked at then.
- */
-static bool
-try_next_secret(RefreshFlight *flight)
-{
-	if (flight->outcome.outcome != OUTCOME_CONFIG ||
-		!conduit_classify_refuses_client(flight->outcome.code) ||
-		flight->client == NULL || flight->secret + 1 >= flight->client->nsecrets)
-		return false;
-	flight->secret++;
-	memset(&flight->outcome, 0, sizeof(flight->outcome));
-	conduit_throttle_repeat(flight);
-	return conduit_refresh_send(flight);
-}
-
-bool
-conduit_refresh_receive(RefreshFlight *flight)
-{
-	MemoryContext old = MemoryContextSwitchTo(flight->context);
-
-	conduit_exchange_read(flight->exchange, &flight->outcome);
-	flight->reply_at = conduit_now();
-	end_exchange(flight);
-	conduit_throttle_note(flight);
-	conduit_stats_add(flight->place.connector, STATS_MICROSECONDS, (int64) (flight->outcome.seconds * 1e6));
-	MemoryContextSwitchTo(old);
-	return !try_next_secret(flight);
-}
-
-void
-conduit_refresh_give_up(RefreshFlight *flight)
-{
-	bool		sent = flight->exchange != NULL && conduit_exchange_sent(flight->exchange);
-
-	if (flight->exchange != NULL)
-		end_exchange(flight);
-	set_outcome(flight, sent ? OUTCOME_UNKNOWN : OUTCOME_TRANSIENT, "internal", -1);
-}
-
-void
-conduit_refresh_withdraw(RefreshFlight *flight)
-{
-	static StoreQuery delete = {
-		"DELETE FROM conduit.flight WHERE connection_id = $1 AND generation = $2", 2, {UUIDOID, INT8OID}
-	};
-	StoreArgs	args = {0};
-
-	end_exchange(flight);
-	/* one that takes the place of a flight in doubt leaves it in doubt */
-	if (flight->attempt > 1)
-		return;
-	conduit_arg_uuid(&args, &flight->place.connection);
-	conduit_arg(&args, Int64GetDatum(flight->generation));
-	conduit_store_run(&delete, &args);
-}
-
-void
-conduit_refresh_free(RefreshFlight *flight)
-{
-	if (flight->exchange != NULL)
-		end_exchange(flight);
-	conduit_token_grant_wipe(&flight->outcome.grant);
-	if (flight->is_open)
-		conduit_wipe_opened(&flight->opened);
-	if (flight->client != NULL && flight->client->environment_secret != NULL)
-		conduit_wipe(flight->client->environment_secret, strlen(flight->client->environment_secret));
-	MemoryContextDelete(flight->context);
 }
 
 int

@@ -377,17 +377,20 @@ static void
 try_again(const char *connector, const char *tenant)
 {
 	static StoreQuery update = {
-		"UPDATE conduit.credential SET next_attempt_at = NULL, refresh_at = due_at WHERE connection_id IN ("
+		"UPDATE conduit.credential SET next_attempt_at = NULL,"
+		" refresh_at = CASE WHEN refresh_at IS NOT NULL THEN LEAST(COALESCE(due_at, $3), refresh_at) END"
+		" WHERE connection_id IN ("
 		" SELECT c.connection_id FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
 		" WHERE c.connector = $1 AND ($2 = '' OR c.tenant = $2)"
 		" AND c.status = 'ACTIVE' AND c.last_error = 'config' AND c.refresh IS NOT NULL"
 		" FOR NO KEY UPDATE OF n, c SKIP LOCKED)",
-		2, {TEXTOID, TEXTOID}
+		3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}
 	};
 	StoreArgs	args = {0};
 
 	conduit_arg_text(&args, connector);
 	conduit_arg_text(&args, tenant);
+	conduit_arg_time(&args, conduit_now());
 	if (conduit_store_run(&update, &args) > 0)
 		conduit_at_commit(NUDGE_DUE, DT_NOBEGIN);
 }

@@ -14,6 +14,12 @@
 #include "utils/uuid.h"
 #include "vault/secret.h"
 
+/*
+ * In SQL: nothing has been minted yet.  That is done when somebody wants it, so
+ * a failure to do so is not tried again for nobody.
+ */
+#define CONDUIT_NEVER_MINTED "access IS NULL AND kind = ANY ('{CLIENT,JWT}'::pg_catalog.text[])"
+
 /* Who a credential belongs to; never changes while it exists. */
 typedef struct CredentialPlace
 {

@@ -12,8 +12,9 @@
 #include "utils/builtins.h"
 #include "utils/date.h"
 
-#include "base/settings.h"
 #include "base/clock.h"
+#include "base/settings.h"
+#include "lifecycle/credential.h"
 #include "lifecycle/store.h"
 #include "shared/last_use.h"
 
@@ -174,7 +175,7 @@ end_idleness(const pg_uuid_t *connection)
 		"UPDATE conduit.credential SET refresh_at = due_at WHERE connection_id = ("
 		" SELECT connection_id FROM conduit.credential WHERE connection_id = $1"
 		" AND refresh IS NOT NULL AND status = 'ACTIVE' AND next_attempt_at IS NULL"
-		" AND due_at IS NOT NULL AND refresh_at IS DISTINCT FROM due_at"
+		" AND due_at IS NOT NULL AND (refresh_at IS NULL OR refresh_at > due_at) AND NOT (" CONDUIT_NEVER_MINTED ")"
 		" FOR NO KEY UPDATE SKIP LOCKED)",
 		1, {UUIDOID}
 	};

@@ -259,24 +259,34 @@ json_bound(const ConduitSecret *access, const ConduitSecret *refresh, const Expo
 	bound += 6 * ((Size) access->access_token.length + access->api_key.length + access->api_secret.length +
 				  access->username.length + access->password.length + refresh->refresh_token.length);
 	bound += access->extra.length;
+	bound += 6 * ((Size) refresh->client_id.length + refresh->client_secret.length + refresh->private_key.length +
+				  refresh->issuer.length + refresh->subject.length + refresh->key_id.length +
+				  refresh->audience.length + refresh->scope.length);
 	bound += 6 * (export->token_type ? strlen(export->token_type) : 0);
 	bound += 6 * (export->scope ? strlen(export->scope) : 0);
 	return bound;
 }
 
-/*
- * As conduit_store_credential() takes it.  Room for a varlena's header is left
- * at the beginning.
- */
+/* What tokens are minted with; they themselves are not worth a move. */
 static void
-write_json(StringInfo json, const Export *export, const ConduitSecret *access, const ConduitSecret *refresh)
+add_minting_secret(StringInfo json, const ConduitSecret *refresh)
+{
+	if (refresh->client_id.length > 0)
+		add_secret(json, "client_id", &refresh->client_id);
+	add_secret(json, "client_secret", &refresh->client_secret);
+	add_secret(json, "private_key", &refresh->private_key);
+	add_secret(json, "issuer", &refresh->issuer);
+	add_secret(json, "subject", &refresh->subject);
+	add_secret(json, "key_id", &refresh->key_id);
+	add_secret(json, "audience", &refresh->audience);
+	add_secret(json, "scope", &refresh->scope);
+}
+
+static void
+add_grant(StringInfo json, const Export *export, const ConduitSecret *access, const ConduitSecret *refresh)
 {
 	bool		token = access->access_token.data != NULL || refresh->refresh_token.data != NULL;
 
-	initStringInfo(json);
-	enlargeStringInfo(json, (int) Min(json_bound(access, refresh, export), (Size) (MaxAllocSize / 2)));
-	appendStringInfoSpaces(json, VARHDRSZ);
-	appendStringInfoChar(json, '{');
 	add_secret(json, "access_token", &access->access_token);
 	add_secret(json, "refresh_token", &refresh->refresh_token);
 	add_secret(json, "api_key", &access->api_key);
@@ -292,6 +302,23 @@ write_json(StringInfo json, const Export *export, const ConduitSecret *access, c
 	}
 	add_time(json, "expires_at", export->expires_at);
 	add_members(json, &access->extra);
+}
+
+/*
+ * As conduit_store_credential() takes it.  Room for a varlena's header is left
+ * at the beginning.
+ */
+static void
+write_json(StringInfo json, const Export *export, const ConduitSecret *access, const ConduitSecret *refresh)
+{
+	initStringInfo(json);
+	enlargeStringInfo(json, (int) Min(json_bound(access, refresh, export), (Size) (MaxAllocSize / 2)));
+	appendStringInfoSpaces(json, VARHDRSZ);
+	appendStringInfoChar(json, '{');
+	if (conduit_secret_mints(refresh))
+		add_minting_secret(json, refresh);
+	else
+		add_grant(json, export, access, refresh);
 	appendStringInfoChar(json, '}');
 }
 

@@ -411,7 +411,7 @@ static void
 import_records(Import *import, ConduitJsonPart *parts)
 {
 	import->connector = conduit_catalogue_require(import->slug, true);
-	if (import->connector->auth_type == AUTH_OAUTH2_CODE)
+	if (conduit_connector_binds_client(import->connector))
 		import->current_client = conduit_client_current_id(import->tenant, import->slug);
 	for (int i = 0; i < import->n; i++)
 	{

@@ -328,7 +328,7 @@ find_clients(const Import *import, Datum *names, int n, char ***found)
 void
 conduit_import_check_clients(const Import *import)
 {
-	bool		used = import->connector->auth_type == AUTH_OAUTH2_CODE;
+	bool		used = conduit_connector_binds_client(import->connector);
 	Datum	   *names = palloc(sizeof(Datum) * (import->n + 1));
 	int			n = 0;
 	char	  **found;

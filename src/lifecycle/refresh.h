@@ -14,7 +14,8 @@
  *	   - A claim is void when the worker incarnation that made it is gone: then
  *		 the flight is in doubt, for its token may have been used.
  *
- * claim.c and settle.c have the two halves.  All functions but the sending
+ * claim.c has the beginning, send.c the middle, settle.c the end, parked.c what
+ * may come before it.  All functions but the sending
  * run inside a transaction of the worker and conduit_store_begin and _end.
  *
  *-------------------------------------------------------------------------
@@ -46,6 +47,7 @@ typedef struct RefreshFlight
 	char	   *params;			/* JSON object text: where the request went */
 	char	   *scope;			/* granted; NULL: not said */
 	char	   *requested_scopes;	/* separated by blanks; NULL: not known */
+	char	   *own_client;		/* id of the client that is the credential's own; NULL: none */
 	const ConduitJson *variables;	/* the same, parsed; NULL: of a parked flight */
 	const ConduitConnector *connector;	/* NULL: of a parked flight, not looked up yet */
 	char	   *endpoint;
@@ -83,6 +85,10 @@ extern const pg_uuid_t *conduit_incarnation(void);
  */
 extern RequestAnswer conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced,
 										   bool unasked, RefreshFlight **flight);
+
+/* conduit_refresh_set_outcome gives a flight an outcome of our own. */
+extern void conduit_refresh_set_outcome(RefreshFlight *flight, OutcomeClass outcome, const char *code,
+										double retry_after);
 
 /*
  * conduit_refresh_send starts the exchange; not in a transaction.  False if the

@@ -16,6 +16,9 @@
 /* A provider that hands out tokens of a few seconds must not keep us busy. */
 #define LEAST_SECONDS_AFTER_SETTLE 30
 
+/* Of tokens that the next refresh kills, whoever holds them, most of the life is used. */
+#define LEAD_OF_KILLED_TOKEN 60
+
 #define FIRST_RETRY 30
 #define LAST_RETRY (15 * 60)
 
@@ -28,8 +31,12 @@
 static double
 lead_of(const ConduitConnector *connector, double lifetime)
 {
-	double		lead = connector->refresh_lead_s >= 0 ? connector->refresh_lead_s : conduit_refresh_lead;
+	double		lead = conduit_refresh_lead;
 
+	if (connector->refresh_lead_s >= 0)
+		lead = connector->refresh_lead_s;
+	else if (connector->refresh_kills_access_token)
+		lead = Min(lead, LEAD_OF_KILLED_TOKEN);
 	return lifetime > 0 ? Min(lead, lifetime / 2) : lead;
 }
 
@@ -61,7 +68,20 @@ conduit_schedule_due(const ConduitConnector *connector, const pg_uuid_t *connect
 }
 
 TimestampTz
-conduit_schedule_retry(OutcomeClass outcome, int attempts, double retry_after, TimestampTz now)
+conduit_schedule_refresh(const pg_uuid_t *connection, int64 generation, TimestampTz due_at,
+						 TimestampTz refreshed_at, TimestampTz refresh_expires_at)
+{
+	TimestampTz keep_alive = conduit_schedule_keep_alive(connection, generation, refreshed_at, refresh_expires_at);
+
+	/* What is dead already by its own account is not refreshed sooner for that. */
+	if (refresh_expires_at <= refreshed_at)
+		return due_at;
+	return Min(due_at, Max(keep_alive, conduit_time_add(refreshed_at, LEAST_SECONDS_AFTER_SETTLE)));
+}
+
+TimestampTz
+conduit_schedule_retry(const ConduitConnector *connector, OutcomeClass outcome, int attempts, bool in_doubt,
+					   double retry_after, TimestampTz now)
 {
 	double		delay = outcome == OUTCOME_CONFIG ? CONFIG_RETRY : FIRST_RETRY;
 
@@ -70,6 +90,10 @@ conduit_schedule_retry(OutcomeClass outcome, int attempts, double retry_after, T
 	delay = Min(delay, LAST_RETRY);
 	delay *= 0.8 + 0.4 * pg_prng_double(&pg_global_prng_state);
 
+	/* While the provider still takes a token that it has consumed, the answer that got lost is had again. */
+	if (outcome == OUTCOME_UNKNOWN && !in_doubt && connector->reuse_window_s > 0)
+		delay = Min(delay, connector->reuse_window_s / 2.0);
+
 	/* The provider knows best; what is added keeps its callers apart. */
 	if (retry_after >= 0 && (outcome == OUTCOME_THROTTLED || retry_after > delay))
 		delay = retry_after * (1 + JITTER_PART * pg_prng_double(&pg_global_prng_state));
@@ -77,14 +101,16 @@ conduit_schedule_retry(OutcomeClass outcome, int attempts, double retry_after, T
 }
 
 TimestampTz
-conduit_schedule_keep_alive(TimestampTz refreshed_at, TimestampTz refresh_expires_at)
+conduit_schedule_keep_alive(const pg_uuid_t *connection, int64 generation,
+							TimestampTz refreshed_at, TimestampTz refresh_expires_at)
 {
 	double		left;
 
 	if (TIMESTAMP_IS_NOEND(refresh_expires_at))
 		return DT_NOEND;
 	left = conduit_seconds_between(refreshed_at, refresh_expires_at);
-	return conduit_time_add(refresh_expires_at, -Max(left, 0) / 4);
+	return conduit_time_add(refresh_expires_at,
+							-Max(left, 0) / 4 * (1 + JITTER_PART * jitter_of(connection, generation)));
 }
 
 TimestampTz

@@ -26,14 +26,25 @@ extern TimestampTz conduit_schedule_due(const ConduitConnector *connector, const
 										double lifetime, bool settled);
 
 /*
+ * conduit_schedule_refresh returns when the worker refreshes a token unasked:
+ * when it is due, or sooner where its refresh token, which was used or issued
+ * at refreshed_at, has to be kept alive.
+ */
+extern TimestampTz conduit_schedule_refresh(const pg_uuid_t *connection, int64 generation, TimestampTz due_at,
+											TimestampTz refreshed_at, TimestampTz refresh_expires_at);
+
+/*
  * conduit_schedule_retry returns when to try again after the attempts-th
  * failure in a row: 30 s, doubled up to 15 minutes, with jitter, and not before
- * what the provider asked for.
+ * what the provider asked for.  An unknown outcome, where there was no doubt
+ * before, is retried within half of the connector's reuse window.
  */
-extern TimestampTz conduit_schedule_retry(OutcomeClass outcome, int attempts, double retry_after, TimestampTz now);
+extern TimestampTz conduit_schedule_retry(const ConduitConnector *connector, OutcomeClass outcome, int attempts,
+										  bool in_doubt, double retry_after, TimestampTz now);
 
 /* When to keep an unused refresh token alive: before it expires; DT_NOEND: never. */
-extern TimestampTz conduit_schedule_keep_alive(TimestampTz refreshed_at, TimestampTz refresh_expires_at);
+extern TimestampTz conduit_schedule_keep_alive(const pg_uuid_t *connection, int64 generation,
+											   TimestampTz refreshed_at, TimestampTz refresh_expires_at);
 
 /*
  * conduit_schedule_spread returns when the worker is to refresh one of many

@@ -80,7 +80,7 @@ check_kind(const ConduitConnector *connector, const char *kind)
 	if (kind == NULL)
 		return;
 	if (!conduit_handover_kind_known(kind))
-		conduit_bad_argument("invalid kind", "unknown", "It is OAUTH2, API_KEY or BASIC; NULL is what the connector asks for.");
+		conduit_bad_argument("invalid kind", "unknown", "It is OAUTH2, CLIENT, JWT, API_KEY or BASIC; NULL is what the connector asks for.");
 	if (strcmp(kind, expected) != 0)
 		conduit_bad_argument("invalid kind", psprintf("expected %s", expected),
 							 "The connector asks for another kind; NULL is what it asks for.");
@@ -118,11 +118,17 @@ conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *conne
 	stored->lifetime = grant->lifetime;
 	stored->token_type = grant->token_type;
 	stored->scope = grant->scope;
+	stored->own_client = grant->secret.client_id.length > 0 ?
+		pnstrdup(grant->secret.client_id.data, grant->secret.client_id.length) : NULL;
 	stored->due_at = conduit_schedule_due(connector, &place->connection, generation, now,
 										  grant->expires_at, grant->lifetime, false);
 	if (stored->access == NULL)
 		stored->due_at = now;	/* a refresh token alone: what it stands for is due */
-	stored->refresh_at = stored->refresh != NULL ? stored->due_at : DT_NOEND;
+
+	/* What is minted is so when somebody first wants it. */
+	stored->refresh_at = stored->refresh == NULL || conduit_auth_mints(connector->auth_type) ? DT_NOEND :
+		conduit_schedule_refresh(&place->connection, generation, stored->due_at,
+								 grant->issued_at, grant->refresh_expires_at);
 }
 
 /* unnest is not qualified: of several arrays it is syntax, and pg_catalog's always. */
@@ -132,20 +138,21 @@ conduit_storing_write(const StoredGrant *stored, int n)
 	static StoreQuery upsert = {
 		"INSERT INTO conduit.credential (connection_id, generation, expires_at, due_at, refresh_at, issued_at,"
 		" refresh_expires_at, lifetime, status, kind, tenant, owner, connector, origin, token_type, scope,"
-		" access, refresh, imported)"
-		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.a, r.b, r.m"
-		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
-		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, a, b, m)"
+		" own_client, access, refresh, imported)"
+		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.w, r.a, r.b, r.m"
+		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, w, a, b, m)"
 		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
 		" expires_at = EXCLUDED.expires_at, due_at = EXCLUDED.due_at, refresh_at = EXCLUDED.refresh_at,"
 		" issued_at = EXCLUDED.issued_at, refreshed_at = NULL, refresh_expires_at = EXCLUDED.refresh_expires_at,"
 		" lifetime = EXCLUDED.lifetime, status = EXCLUDED.status, kind = EXCLUDED.kind, origin = EXCLUDED.origin,"
-		" token_type = EXCLUDED.token_type, scope = EXCLUDED.scope, access = EXCLUDED.access,"
-		" refresh = EXCLUDED.refresh, imported = COALESCE(EXCLUDED.imported, credential.imported), next_attempt_at = NULL, attempts = 0, in_doubt = false,"
+		" token_type = EXCLUDED.token_type, scope = EXCLUDED.scope, own_client = EXCLUDED.own_client,"
+		" access = EXCLUDED.access, refresh = EXCLUDED.refresh,"
+		" imported = COALESCE(EXCLUDED.imported, credential.imported), next_attempt_at = NULL, attempts = 0, in_doubt = false,"
 		" last_error = NULL, last_error_code = NULL, last_error_at = NULL",
-		18, {UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+		19, {UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
 			TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID}
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID}
 	};
 	StoreRows	rows;
 	StoreArgs	args = {0};
@@ -172,6 +179,7 @@ conduit_storing_write(const StoredGrant *stored, int n)
 		conduit_arg_text(&cells, row->place->origin);
 		conduit_arg_utf8(&cells, row->token_type);
 		conduit_arg_utf8(&cells, row->scope);
+		conduit_arg_utf8(&cells, row->own_client);
 		conduit_arg_bytea(&cells, row->access);
 		conduit_arg_bytea(&cells, row->refresh);
 		conduit_arg_bytea(&cells, row->imported);
@@ -194,7 +202,7 @@ record_client(const ConnectionRow *row, const ConduitConnector *connector)
 	};
 	StoreArgs	args = {0};
 
-	if (connector->auth_type != AUTH_OAUTH2_CODE)
+	if (!conduit_connector_binds_client(connector))
 		return;
 	conduit_arg_uuid(&args, &row->id);
 	conduit_arg_text(&args, conduit_client_current_id(row->tenant, row->connector));

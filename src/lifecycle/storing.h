@@ -28,6 +28,7 @@ typedef struct StoredGrant
 	TimestampTz refresh_at;		/* when the worker refreshes it unasked; DT_NOEND: never */
 	char	   *token_type;		/* UTF-8 */
 	char	   *scope;			/* UTF-8 */
+	char	   *own_client;		/* UTF-8: id of the client that is the credential's own; NULL: none */
 	bytea	   *imported;		/* digest of what an import brings; NULL: it is none */
 	bytea	   *access;			/* sealed; NULL: none */
 	bytea	   *refresh;		/* sealed; NULL: none */

@@ -25,13 +25,14 @@ static void
 put_off(const RefreshFlight *flight, double wait, TimestampTz now)
 {
 	static StoreQuery update = {
-		"UPDATE conduit.credential SET refresh_at = $2, next_attempt_at = $2, last_error = $3,"
+		"UPDATE conduit.credential SET refresh_at = CASE WHEN " CONDUIT_NEVER_MINTED " THEN NULL ELSE $2 END,"
+		" next_attempt_at = $2, last_error = $3,"
 		" last_error_code = 'rate_limited', last_error_at = $4 WHERE connection_id = ("
 		" SELECT connection_id FROM conduit.credential WHERE connection_id = $1 AND generation = $5"
 		" FOR NO KEY UPDATE SKIP LOCKED)",
 		5, {UUIDOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, INT8OID}
 	};
-	TimestampTz next = conduit_schedule_retry(OUTCOME_THROTTLED, 1, wait, now);
+	TimestampTz next = conduit_schedule_retry(flight->connector, OUTCOME_THROTTLED, 1, false, wait, now);
 	StoreArgs	args = {0};
 
 	conduit_arg_uuid(&args, &flight->place.connection);

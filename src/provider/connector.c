@@ -487,6 +487,12 @@ conduit_connector_takes_client(const ConduitConnector *connector)
 }
 
 bool
+conduit_connector_binds_client(const ConduitConnector *connector)
+{
+	return conduit_connector_takes_client(connector) && !conduit_auth_mints(connector->auth_type);
+}
+
+bool
 conduit_connector_needs_secret(const ConduitConnector *connector)
 {
 	return conduit_connector_takes_client(connector) &&

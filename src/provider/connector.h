@@ -37,6 +37,9 @@ typedef enum AuthType
 /* Whether credentials of this type come from a token endpoint. */
 #define conduit_auth_has_endpoint(type) ((type) < AUTH_API_KEY)
 
+/* Whether they renew themselves: minted anew, without a refresh token. */
+#define conduit_auth_mints(type) ((type) == AUTH_CLIENT_CREDENTIALS || (type) == AUTH_JWT_BEARER)
+
 typedef enum ClientAuth
 {
 	CLIENT_AUTH_POST,			/* client_id and client_secret among the parameters */
@@ -254,6 +257,12 @@ extern bool conduit_connector_needs_secret(const ConduitConnector *connector);
  * 22023 "invalid params" naming the variable.
  */
 extern void conduit_connector_check_params(const ConduitConnector *connector, const ConduitJson *params);
+
+/*
+ * conduit_connector_binds_client: a refresh token is of use to the client alone
+ * that it was issued to.
+ */
+extern bool conduit_connector_binds_client(const ConduitConnector *connector);
 
 /* The endpoint refresh requests go to, expanded; NULL as for expand. */
 extern char *conduit_connector_refresh_endpoint(const ConduitConnector *connector, const ConduitJson *params,

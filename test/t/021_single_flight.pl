@@ -233,7 +233,7 @@ $provider->wait_for('/token/slow', 'hanging', 1);
 	$caller->simple('BEGIN');
 	$caller->value($store, $own, JSON::PP::encode_json($new));
 	like(Conduit::Cluster::vend_text($caller->query('SELECT access_token FROM conduit_vend($1, $2)', 'alice', $own)), qr/^\Q@{[ substr $new->{access_token}, 0, 6 ]}\E/, 'a transaction is vended what it has stored itself');
-	$caller->value($store, $own, JSON::PP::encode_json({ %$dead, expires_in => undef, expires_at => 1 }));
+	$caller->value($store, $own, JSON::PP::encode_json({ %$dead, expires_in => undef, expires_at => 1_000_000_000 }));
 	is(Conduit::Cluster::vend_text($caller->query('SELECT access_token FROM conduit_vend($1, $2)', 'alice', $own)), 'ERROR 55000 uncommitted', 'but the worker cannot refresh what is not committed');
 	$caller->simple('ROLLBACK');
 	is($provider->counts('/token/own')->{total}, 0, 'and was not asked to');

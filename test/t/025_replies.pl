@@ -695,15 +695,22 @@ sub check_success
 	is($is->{type}, $want->{type} // 'Bearer', 'its type');
 	near($is->{expires}, $expires, 'it expires');
 	near($is->{refresh_expires}, $want->{refresh_expires}, 'the refresh token expires');
+	# before it expires, and before a refresh token does that has to be kept alive
+	my @keep = defined $want->{refresh_expires} ? map { max(30, $_ * $want->{refresh_expires}) } 0.725, 0.75 : ();
 	if (defined $expires)
 	{
 		my $lead = min($row->{title} eq 'a short lifetime' ? 60 : 300, $expires / 2);
 		my ($least, $most) = (max(30, $expires / 2, $expires - 1.1 * $lead), max(30, $expires - $lead));
 		$most = $least if $most < $least;
+		($least, $most) = (min($least, $keep[0]), min($most, $keep[1])) if @keep;
 		ok($is->{next} >= $least - $slack && $is->{next} <= $most + $slack, "due in $least to $most s") || diag($is->{next});
 		cmp_ok($is->{next}, '>=', 30 - 1, 'not at once');
 	}
-	elsif (!defined $want->{refresh_expires})
+	elsif (@keep)
+	{
+		ok($is->{next} >= $keep[0] - $slack && $is->{next} <= $keep[1] + $slack, "kept alive in $keep[0] to $keep[1] s") || diag($is->{next});
+	}
+	else
 	{
 		is($is->{next}, undef, 'never due');
 	}

@@ -63,6 +63,21 @@ sub key_secret
 	return $key;
 }
 
+# A private key in PEM form; looked for as bytes and as text.  Its first half is
+# what the public key tells.
+sub private_key
+{
+	my ($name) = @_;
+	my ($pem) = Conduit::Provider->make_key('RS256');
+	my @lines = grep { !/-/ } split /\n/, $pem;
+	for my $line (@lines[ @lines / 2 .. $#lines - 1 ])
+	{
+		$piece_of{ substr($line, 0, 20) } = "$name, text";
+		$piece_of{ substr(decode_base64($line), 0, 16) } = "$name, bytes";
+	}
+	return $pem;
+}
+
 # All forms of a piece; of base64 what stays the same whatever stands around it.
 sub encodings
 {
@@ -275,6 +290,33 @@ sub stored_and_vended
 	is_deeply([ @{ vend($wire, $key) }[ 3, 4 ] ], [ @plain{qw(api_key api_secret)} ], 'the API key is vended');
 	is_deeply([ @{ vend($wire, $pair) }[ 5, 6 ] ], [ @pair{qw(username password)} ], 'the pair is vended');
 	return ($key, $pair);
+}
+
+# What tokens are minted with.
+sub minted
+{
+	my ($wire, $pass, $client_secret) = @_;
+	my $key = private_key("$pass: private key");
+	my %mints = (
+		"client_$path" => [ { auth_type => 'oauth2_client_credentials', token_url => $provider->url . "/token/client_$path" },
+			{ client_id => 'cid', client_secret => $client_secret } ],
+		"jwt_$path" => [ { auth_type => 'jwt_bearer', jwt_in => 'authorization', access_token_path => 'token', token_url => $provider->url . "/installations/$path" },
+			{ issuer => 'minter', private_key => $key } ]);
+	my @ids;
+
+	for my $slug (sort keys %mints)
+	{
+		my ($definition, $secret) = @{ $mints{$slug} };
+		rows($wire, 'SELECT conduit_register_connector($1, $2)', $slug, $json->encode($definition));
+		my $id = create($wire, $slug, "mint $pass");
+		is(store($wire, $id, $secret)->{error}, undef, "what mints is stored: $slug");
+		like(vend($wire, $id)->[0], qr/^at-/, 'and mints');
+		is(refresh($wire, $id)->{rows}[0][0], 't', 'again and again');
+		push @ids, $id;
+	}
+	$provider->script("/token/client_$path", [ { status => 400, json => { error => "bad secret $client_secret" } } ]);
+	ok(refresh($wire, $ids[0])->{rows}[0][0] eq 'f', 'what refuses it may quote it');
+	return @ids;
 }
 
 # A grant of the provider, with whatever else token responses may have in them.
@@ -558,6 +600,7 @@ sub whole_line
 	my $client_secret = secret("$pass: client secret");
 	rows($wire, 'SELECT conduit_set_client($1, $2, $3)', "web_$path", 'cid', $client_secret);
 	$provider->client('cid', $client_secret);
+	my @minting = minted($wire, $pass, $client_secret);
 
 	my ($key, $pair) = stored_and_vended($wire, $pass);
 	my $web = refreshed($wire, $pass);
@@ -576,7 +619,7 @@ sub whole_line
 	look_at_views();
 	take_tables();
 	rows($wire, 'SELECT conduit_revoke_connection($1, $2)', 'alice', $pair);
-	rows($wire, 'SELECT conduit_delete_connection($1, $2)', 'alice', $_) for $key, $web;
+	rows($wire, 'SELECT conduit_delete_connection($1, $2)', 'alice', $_) for $key, $web, @minting;
 	look_at_views();
 	take_tables();
 	dump_all('dump');

@@ -414,6 +414,15 @@ is_deeply(export_json('olga', $login), { username => "\x{fc}\"", password => '\\
 $cluster->store($key_id, { api_key => 'k', api_secret => 's', expires_at => 2000000000 });
 is_deeply(export_json('mia', $key_id), { api_key => 'k', api_secret => 's', expires_at => 2000000000 }, 'an API key');
 
+my %minting = (client => [ 'oauth2_client_credentials', { client_id => 'me', client_secret => 's', scope => 'a b' } ], none => [ 'oauth2_client_credentials', {} ],
+	jwt => [ 'jwt_bearer', { issuer => 'me', subject => 'you', key_id => '1', audience => 'there', private_key => (Conduit::Provider->make_key('RS256'))[0] } ]);
+foreach my $kind (sort keys %minting)
+{
+	$cluster->sql("SELECT conduit_register_connector('minting-$kind', '{\"auth_type\": \"$minting{$kind}[0]\", \"token_url\": \"https://provider.example.com/token\"}')");
+	my $id = $cluster->connection('olga', "minting-$kind", $ascii->encode($minting{$kind}[1]));
+	is_deeply(export_json('olga', $id), $minting{$kind}[1], "what tokens are minted with: $kind");
+}
+
 # A refresh under way, and one whose reply is parked.
 my @held = connected('held', 1);
 $provider->script('/token/held', [ { hang => JSON::PP::true, rotate => JSON::PP::true } ]);

@@ -31,15 +31,14 @@ use Test::More;
 
 Options: database (default app), schema (where the extension goes, default
 public), settings (text for postgresql.conf), keyring (text of the file; undef
-for none), start and extension (default 1), init (arguments of init),
-install_path (of another PostgreSQL than the one that tests are run with).
+for none), start and extension (default 1), init (arguments of init).
 
 =cut
 
 sub new
 {
 	my ($class, $name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name, $options{install_path} ? (install_path => $options{install_path}) : ());
+	my $node = PostgreSQL::Test::Cluster->new($name);
 	my $self = bless {
 		node     => $node,
 		database => $options{database} // 'app',
