@@ -36,6 +36,7 @@ my @parts = (
 	[ session    => 'Sessions' ],
 	[ api_key    => 'API keys' ],
 	[ identity   => 'Who is asking' ],
+	[ facade     => 'Facades' ],
 	[ key        => 'Keys' ],
 	[ profile    => 'Rights' ]);
 my %title = map { @$_ } @parts;

@@ -213,11 +213,14 @@ install_extension()
 	fi
 }
 
-# The OAuth server's packages, as the lock file has them.
+# Packages of the OAuth servers (test/provider) or others under test/, as lock files have them.
 install_node_modules()
 {
-	quietly npm --prefix "$place/build/test/provider" ci --ignore-scripts --no-audit --no-fund </dev/null
-	if is_root; then chown -R postgres: "$place/build/test/provider"; fi
+	local directory
+	for directory in "${@:-provider}"; do
+		quietly npm --prefix "$place/build/test/$directory" ci --ignore-scripts --no-audit --no-fund </dev/null
+		if is_root; then chown -R postgres: "$place/build/test/$directory"; fi
+	done
 }
 
 # ---- OAuth servers ----

@@ -29,7 +29,9 @@ PG_FUNCTION_INFO_V1(conduit_require_backend);
 typedef enum Need
 {
 	NEED_OWNER,					/* an owner, who may be a browser's */
+	NEED_OWNER_OR_BACKEND,		/* an owner, or a backend for all of them */
 	NEED_BACKEND,				/* a backend, whose owner may be nobody */
+	NEED_BACKEND_FOR_OWNER,		/* a backend for an owner */
 	NEED_KEY,					/* an API key */
 	NEED_NOBODY					/* anybody: health */
 } Need;
@@ -38,14 +40,19 @@ static Need
 need_argument(FunctionCallInfo fcinfo, int n)
 {
 	static const char *const names[] = {
-		[NEED_OWNER] = "owner",[NEED_BACKEND] = "backend",[NEED_KEY] = "key",[NEED_NOBODY] = "nobody"
+		[NEED_OWNER] = "owner",
+		[NEED_OWNER_OR_BACKEND] = "owner or backend",
+		[NEED_BACKEND] = "backend",
+		[NEED_BACKEND_FOR_OWNER] = "backend for owner",
+		[NEED_KEY] = "key",
+		[NEED_NOBODY] = "nobody"
 	};
 	char	   *text = conduit_text_argument(fcinfo, n);
 
 	for (int i = 0; i < lengthof(names); i++)
 		if (text != NULL && strcmp(text, names[i]) == 0)
 			return i;
-	conduit_bad_argument("invalid need", NULL, "It is owner, backend, key or nobody.");
+	conduit_bad_argument("invalid need", NULL, "It is owner, owner or backend, backend, backend for owner, key or nobody.");
 }
 
 /* The rules of an exposed schema; its tenant is in them. */
@@ -110,8 +117,10 @@ check_need(const Identity *identity, Need need)
 		conduit_raise(CONDUIT_ERR_UNAUTHORIZED, NULL);
 	if (need == NEED_KEY && !identity->has_key)
 		conduit_raise(identity->backend ? CONDUIT_ERR_FORBIDDEN : CONDUIT_ERR_UNAUTHORIZED, "key");
-	if (need == NEED_BACKEND && !identity->backend)
+	if ((need == NEED_BACKEND || need == NEED_BACKEND_FOR_OWNER) && !identity->backend)
 		conduit_raise(CONDUIT_ERR_FORBIDDEN, "backend");
+	if (need == NEED_BACKEND_FOR_OWNER && identity->owner == NULL)
+		conduit_raise(CONDUIT_ERR_UNAUTHORIZED, NULL);
 }
 
 /* Is this a GET, by which a page's images come with a cookie and nothing else? */
@@ -150,8 +159,15 @@ conduit_enter(PG_FUNCTION_ARGS)
 	check_need(&identity, need);
 	if (identity.has_key && need != NEED_NOBODY)
 	{
-		if (connector == NULL && connection != NULL)
+		/*
+		 * A key for some connectors is not for what concerns all of them.  A
+		 * connection that is not found has no connector, and is to be
+		 * answered as not found.
+		 */
+		if (connection != NULL)
 			connector = connector_of(connection, identity.owner, rules.tenant);
+		else if (connector == NULL)
+			connector = "";
 		if (!conduit_api_key_allows(&identity.key, action, connector))
 			conduit_raise(CONDUIT_ERR_FORBIDDEN, "scope");
 	}

@@ -364,6 +364,19 @@ examine_settings(Findings *findings)
 				"Set conduit.clock_offset to 0.");
 }
 
+static void
+examine_facades(Findings *findings)
+{
+	static StoreQuery facades = {
+		"SELECT severity, finding, detail, hint FROM conduit.facade_findings()", 0, {0}
+	};
+	uint64		n = conduit_store_run(&facades, NULL);
+
+	for (uint64 i = 0; i < n; i++)
+		finding(findings, conduit_row_text(i, 1, CurrentMemoryContext), conduit_row_text(i, 2, CurrentMemoryContext),
+				conduit_row_text(i, 3, CurrentMemoryContext), conduit_row_text(i, 4, CurrentMemoryContext));
+}
+
 /* conduit_doctor() */
 Datum
 conduit_doctor(PG_FUNCTION_ARGS)
@@ -381,6 +394,7 @@ conduit_doctor(PG_FUNCTION_ARGS)
 	examine_logging(&findings);
 	examine_rights(&findings);
 	examine_data(&findings);
+	examine_facades(&findings);
 	examine_settings(&findings);
 	conduit_store_end(&scope);
 	return (Datum) 0;

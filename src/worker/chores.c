@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/settings.h"
 #include "door/api_key.h"
+#include "door/deprovision.h"
 #include "door/session.h"
 #include "lifecycle/catalogue.h"
 #include "lifecycle/authorize.h"
@@ -91,6 +92,7 @@ conduit_keep_house(void)
 	(void) do_in_batches(conduit_api_key_write_uses);
 	(void) do_in_batches(conduit_session_write_uses);
 	(void) do_in_batches(conduit_session_purge);
+	(void) do_in_batches(conduit_deprovision);
 	(void) do_in_batches(conduit_event_purge);
 	(void) do_in_batches(conduit_authorize_purge);
 	if (conduit_queue_flying() == 0 && conduit_errands_under_way() == 0)

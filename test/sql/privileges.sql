@@ -79,7 +79,7 @@ SELECT oid::regprocedure, n.name FROM public.func, LATERAL (SELECT name FROM unn
 -- OUT parameters come last, tenant is the last input and '' by default
 SELECT oid::regprocedure FROM public.func WHERE array_to_string(proargmodes, '') !~ '^i*[ot]*$';
 SELECT oid::regprocedure FROM public.func
-WHERE 'tenant' = ANY (proargnames[1:pronargs]) AND (proargnames[pronargs] <> 'tenant'
+WHERE pronamespace = 'broker'::regnamespace AND 'tenant' = ANY (proargnames[1:pronargs]) AND (proargnames[pronargs] <> 'tenant'
 	OR pg_get_function_arg_default(oid, pronargs) IS DISTINCT FROM '''''::text');
 SELECT proname FROM public.func WHERE pronamespace = 'broker'::regnamespace AND 'tenant' <> ALL (coalesce(proargnames[1:pronargs], '{}')) ORDER BY proname COLLATE "C";
 -- search_path of what is not C; none is a SECURITY DEFINER without

@@ -31,14 +31,15 @@ use Test::More;
 
 Options: database (default app), schema (where the extension goes, default
 public), settings (text for postgresql.conf), keyring (text of the file; undef
-for none), start and extension (default 1), init (arguments of init).
+for none), start and extension (default 1), init (arguments of init),
+install_path (of another PostgreSQL than the one that tests are run with).
 
 =cut
 
 sub new
 {
 	my ($class, $name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, $options{install_path} ? (install_path => $options{install_path}) : ());
 	my $self = bless {
 		node     => $node,
 		database => $options{database} // 'app',

@@ -559,43 +559,47 @@ sub _openssl
 
 =head1 THE NPM MODULES
 
-=head2 Conduit::Provider->ensure_modules
+=head2 Conduit::Provider->ensure_modules, Conduit::Provider->ensure_modules($directory)
 
 Installs what F<package-lock.json> names, unless it is there already, and
 returns the directory that holds F<node_modules>; parallel tests wait for each
-other. The place is F<test/provider>, or the directory in the environment
-variable CONDUIT_NODE_MODULES, for users who may not write to the checkout.
+other. The place is F<test/provider>, or the named directory beside it; or, for
+users who may not write to the checkout, the directory in the environment
+variable CONDUIT_NODE_MODULES.
 
 =cut
 
 sub ensure_modules
 {
+	my ($class, $name) = @_;
+	my $home = defined $name ? abs_path("$provider_dir/../$name") : $provider_dir;
 	my $elsewhere = $ENV{CONDUIT_NODE_MODULES};
 	$elsewhere =~ s{(?:/node_modules)?/*$}{} if defined $elsewhere;
+	$elsewhere .= "/$name" if defined $elsewhere && defined $name;
 
 	# An installation in the checkout, made by its owner, is good for everyone.
-	foreach my $dir ($elsewhere // (), $provider_dir)
+	foreach my $dir ($elsewhere // (), $home)
 	{
-		return $dir if _modules_fresh($dir);
+		return $dir if _modules_fresh($home, $dir);
 	}
 
-	my $dir = $elsewhere // $provider_dir;
+	my $dir = $elsewhere // $home;
 	make_path($dir, { error => \my $unused });
 	open(my $lock, '>>', "$dir/.npm-ci.lock") or croak <<"END";
 the npm modules of the test providers are missing or out of date, and $dir is not writable ($!).
 Either run as its owner:
-    cd $provider_dir && @npm_ci
+    cd $home && @npm_ci
 or let this user have a copy of its own, in a directory it may write to:
     export CONDUIT_NODE_MODULES=/some/directory
 END
 	flock($lock, LOCK_EX) or croak "cannot lock $dir/.npm-ci.lock: $!";
-	return $dir if _modules_fresh($dir);    # somebody else has just done it
+	return $dir if _modules_fresh($home, $dir);    # somebody else has just done it
 
-	if ($dir ne $provider_dir)
+	if ($dir ne $home)
 	{
 		foreach my $file (qw(package.json package-lock.json .npmrc))
 		{
-			copy("$provider_dir/$file", "$dir/$file") or croak "cannot copy $file to $dir: $!";
+			copy("$home/$file", "$dir/$file") or croak "cannot copy $file to $dir: $!";
 		}
 	}
 
@@ -615,9 +619,9 @@ END
 # by their contents: the times of files say little after a checkout.
 sub _modules_fresh
 {
-	my ($dir) = @_;
+	my ($home, $dir) = @_;
 	my ($wanted, $present) = map { _lock_versions($_) }
-	  ("$provider_dir/package-lock.json", "$dir/node_modules/.package-lock.json");
+	  ("$home/package-lock.json", "$dir/node_modules/.package-lock.json");
 	return defined $present && $present eq $wanted;
 }
 
