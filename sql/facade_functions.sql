@@ -51,10 +51,13 @@ COMMENT ON FUNCTION conduit.facade_functions() IS 'What a facade offers, of func
 CREATE FUNCTION conduit.answer_headers(more jsonb DEFAULT '[]') RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	headers jsonb := COALESCE(NULLIF(pg_catalog.current_setting('response.headers', true), ''), '[]');
 BEGIN
-	PERFORM pg_catalog.set_config('response.headers',
-		(COALESCE(NULLIF(pg_catalog.current_setting('response.headers', true), ''), '[]')::pg_catalog.jsonb
-			|| '[{"Cache-Control": "no-store"}]' || more)::pg_catalog.text, true);
+	IF NOT headers @> '[{"Cache-Control": "no-store"}]' THEN
+		headers := headers || '[{"Cache-Control": "no-store"}]';
+	END IF;
+	PERFORM pg_catalog.set_config('response.headers', (headers || more)::pg_catalog.text, true);
 END
 $$;
 COMMENT ON FUNCTION conduit.answer_headers(jsonb) IS 'Adds headers to a web answer, no-store among them';

