@@ -363,13 +363,20 @@ start(Errand *errand)
 		finish(errand);
 }
 
+/* Those that wait are left to a successor, where there is to be one. */
+static bool
+may_start(void)
+{
+	return !settle_failed && !conduit_round.restart && !ShutdownRequestPending &&
+		conduit_roster_told_to_leave() == ROSTER_STAY;
+}
+
 void
 conduit_errands_start(void)
 {
 	Errand	   *errand;
 
-	while (!settle_failed && !conduit_round.restart && !ShutdownRequestPending && conduit_roster_told_to_leave() == ROSTER_STAY &&
-		   (errand = next_waiting()) != NULL)
+	while (may_start() && (errand = next_waiting()) != NULL)
 		start(errand);
 }
 
@@ -380,7 +387,7 @@ conduit_errands_next(void)
 	dlist_iter	iter;
 
 	/* One without a place waits for another to end. */
-	if (!settle_failed && count(&flying) < places())
+	if (may_start() && count(&flying) < places())
 		dlist_foreach(iter, &waiting)
 		{
 			Errand	   *errand = dlist_container(Errand, node, iter.cur);
