@@ -59,21 +59,41 @@ conduit_tell(void)
 		tell_batch(false);
 }
 
-/* Batches of a chore, each in a transaction of its own, until there is nothing left; how many in all. */
+/*
+ * Batches of a chore, each in a transaction of its own, until there is nothing
+ * left; how many in all.  One that fails, for the sake of a locked table, say,
+ * keeps no other.
+ */
 static int
-do_in_batches(int (*chore) (void))
+do_in_batches(int (*chore) (void), const char *what)
 {
-	int			all = 0;
-	int			n;
+	volatile int all = 0;
 
-	do
+	PG_TRY();
 	{
-		conduit_round_begin();
-		n = chore();
-		conduit_round_commit();
-		all += n;
-	} while (n > 0 && !ShutdownRequestPending);
+		int			n;
+
+		do
+		{
+			conduit_round_begin();
+			n = chore();
+			conduit_round_commit();
+			all += n;
+		} while (n > 0 && !ShutdownRequestPending);
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover(what);
+	}
+	PG_END_TRY();
 	return all;
+}
+
+static int
+flush_wraps(void)
+{
+	conduit_key_flush_wraps();
+	return 0;
 }
 
 void
@@ -84,17 +104,15 @@ conduit_keep_house(void)
 	conduit_round.tell = true;
 	conduit_round.next_due = Min(conduit_round.next_due, conduit_now());
 
-	conduit_round_begin();
-	conduit_key_flush_wraps();
-	conduit_round_commit();
-	if (do_in_batches(conduit_due_write_last_use) > 0 && conduit_refresh_idle > 0)
+	(void) do_in_batches(flush_wraps, "counting wraps");
+	if (do_in_batches(conduit_due_write_last_use, "writing uses") > 0 && conduit_refresh_idle > 0)
 		conduit_round.full_scan_at = 0; /* some may be due again */
-	(void) do_in_batches(conduit_api_key_write_uses);
-	(void) do_in_batches(conduit_session_write_uses);
-	(void) do_in_batches(conduit_session_purge);
-	(void) do_in_batches(conduit_deprovision);
-	(void) do_in_batches(conduit_event_purge);
-	(void) do_in_batches(conduit_authorize_purge);
+	(void) do_in_batches(conduit_api_key_write_uses, "writing uses of API keys");
+	(void) do_in_batches(conduit_session_write_uses, "writing uses of sessions");
+	(void) do_in_batches(conduit_session_purge, "removing sessions");
+	(void) do_in_batches(conduit_deprovision, "destroying a tenant");
+	(void) do_in_batches(conduit_event_purge, "removing events");
+	(void) do_in_batches(conduit_authorize_purge, "removing authorizations");
 	if (conduit_queue_flying() == 0 && conduit_errands_under_way() == 0)
 		conduit_catalogue_release();
 }
