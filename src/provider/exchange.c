@@ -77,7 +77,7 @@ add_secrets(char *end, const OutgoingRequest *out)
 static Exchange *
 start(OutgoingRequest *out, ExchangeOwner *owner)
 {
-	Exchange   *exchange = NULL;
+	Exchange   *volatile exchange = NULL;
 
 	PG_TRY();
 	{
@@ -137,7 +137,7 @@ conduit_exchange_get(const GetRequest *request, ExchangeOwner *owner)
 Exchange *
 conduit_exchange_call(const HttpRequest *request, ExchangeOwner *owner)
 {
-	Exchange   *exchange = NULL;
+	Exchange   *volatile exchange = NULL;
 
 	PG_TRY();
 	{
