@@ -153,6 +153,8 @@ conduit_enter(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	shape = BlessTupleDesc(shape);
 
+	if (schema_name == NULL || action == NULL)
+		conduit_bad_argument("invalid call of conduit.enter()", "null", "A facade's functions call it.");
 	conduit_store_begin(&scope);
 	read_rules(schema_name, &rules);
 	conduit_identify(&rules, strcmp(action, "preview") == 0 && request_is_get(), &identity);

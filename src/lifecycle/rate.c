@@ -24,9 +24,8 @@
 #include "lifecycle/store.h"
 #include "shared/area.h"
 
-/* Seconds: where the provider said no time, and the longest it is believed. */
+/* Seconds, where the provider said no time. */
 #define STANDARD_PAUSE 30.0
-#define LONGEST_PAUSE (31 * 86400.0)
 
 PG_FUNCTION_INFO_V1(conduit_rate_take);
 PG_FUNCTION_INFO_V1(conduit_rate_report);
@@ -124,8 +123,8 @@ pause_argument(FunctionCallInfo fcinfo, int n)
 {
 	double		seconds = PG_ARGISNULL(n) ? STANDARD_PAUSE : PG_GETARG_FLOAT8(n);
 
-	if (isnan(seconds) || seconds < 0 || seconds > LONGEST_PAUSE)
-		conduit_bad_argument("invalid retry_after", psprintf("range 0 %.0f", LONGEST_PAUSE),
+	if (isnan(seconds) || seconds < 0 || seconds > CONDUIT_LONGEST_PAUSE)
+		conduit_bad_argument("invalid retry_after", psprintf("range 0 %.0f", CONDUIT_LONGEST_PAUSE),
 							 "It is in seconds; the numbers are the least and the most it may be.");
 	return seconds;
 }

@@ -13,6 +13,9 @@
 #include "shared/limiter.h"
 #include "utils/uuid.h"
 
+/* The longest pause that anybody is believed to ask for, in seconds. */
+#define CONDUIT_LONGEST_PAUSE (31 * 86400.0)
+
 /* What a connector publishes, as a bucket's size and refill. */
 extern LimiterRate conduit_rate_of(const RateLimit *limit);
 

@@ -184,7 +184,8 @@ static void
 report_throttling(const Caller *caller, const HttpResponse *response)
 {
 	if (response->status == 429)
-		conduit_limiter_block(&caller->bucket, response->retry_after >= 0 ? response->retry_after : STANDARD_PAUSE,
+		conduit_limiter_block(&caller->bucket,
+							  response->retry_after >= 0 ? Min(response->retry_after, CONDUIT_LONGEST_PAUSE) : STANDARD_PAUSE,
 							  response->retry_after < 0, conduit_now());
 }
 
@@ -220,6 +221,7 @@ send_with_credential(Caller *caller, CallResponse *response)
 	PG_FINALLY();
 	{
 		conduit_outgoing_wipe(&out);
+		caller->request.secret = NULL;
 	}
 	PG_END_TRY();
 

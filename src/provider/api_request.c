@@ -7,8 +7,6 @@
  */
 #include "provider/api_request.h"
 
-#include <ctype.h>
-
 #include "base/json.h"
 #include "provider/api_auth.h"
 #include "provider/egress.h"
@@ -23,6 +21,10 @@
 
 static const char token_characters[] =
 "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~";
+
+/* Of a path (RFC 3986, 3.3), beside octets that are percent-encoded. */
+static const char path_characters[] =
+"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/-._~!$&'()*+,;=:@";
 
 /* Headers that a caller may not set: HTTP's own, and those that say who is asking. */
 static const char *const refused_headers[] = {
@@ -111,7 +113,7 @@ check_path(const char *path)
 				return "bad_encoding";
 			c += 2;
 		}
-		else if (!isalnum((unsigned char) *c) && strchr("/-._~!$&'()*+,;=:@", *c) == NULL)
+		else if (strchr(path_characters, *c) == NULL)
 			return "bad_character";
 	}
 	return NULL;
