@@ -90,6 +90,8 @@ conduit_call(HttpRequest *request, TimestampTz until, CallResponse *response)
 			conduit_raise(CONDUIT_ERR_UNAVAILABLE, "timeout");
 		case ANSWER_GONE:
 			conduit_raise(CONDUIT_ERR_NO_WORKER, "no_worker");
+		case ANSWER_LOST:
+			conduit_raise(CONDUIT_ERR_UNAVAILABLE, "lost");
 		case ANSWER_VAULT:
 			conduit_raise(CONDUIT_ERR_VAULT_LOCKED, "worker_keyring");
 		default:

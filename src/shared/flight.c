@@ -207,6 +207,13 @@ conduit_flight_still_waiting(FlightWaiter waiter)
 	return waiting;
 }
 
+/* What a call was taken for may have been done; all else is told from the tables. */
+static RequestAnswer
+gone_answer(const FlightSlot *slot)
+{
+	return slot->state == SLOT_TAKEN && slot->request.kind == REQUEST_CALL ? ANSWER_LOST : ANSWER_GONE;
+}
+
 void
 conduit_flight_worker_gone_locked(Oid database)
 {
@@ -216,6 +223,6 @@ conduit_flight_worker_gone_locked(Oid database)
 
 		if (slot->database == database &&
 			(slot->state == SLOT_POSTED || slot->state == SLOT_TAKEN))
-			answer_slot(slot, ANSWER_GONE);
+			answer_slot(slot, gone_answer(slot));
 	}
 }

@@ -50,7 +50,8 @@ typedef enum RequestAnswer
 	ANSWER_VAULT,				/* keyring missing, key unknown, blob does not open */
 	ANSWER_REFUSED,				/* there is no such open state */
 	ANSWER_FAILED,				/* the worker could not do it; its log says why */
-	ANSWER_GONE					/* the worker left */
+	ANSWER_GONE,				/* the worker left: its successor may be asked */
+	ANSWER_LOST					/* it left amid a call, which may have been made: not again */
 } RequestAnswer;
 
 typedef struct FlightRequest
@@ -105,7 +106,7 @@ extern void conduit_flight_begin_batch(FlightWaiter waiter, int flights);
 extern void conduit_flight_count_down(FlightWaiter waiter, bool refreshed);
 extern bool conduit_flight_still_waiting(FlightWaiter waiter);
 
-/* With CONDUIT_LOCK_ROSTER held: answer all requests of a database with GONE. */
+/* With CONDUIT_LOCK_ROSTER held: answer all requests of a database with GONE or LOST. */
 extern void conduit_flight_worker_gone_locked(Oid database);
 
 #endif							/* CONDUIT_FLIGHT_H */

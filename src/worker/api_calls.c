@@ -16,6 +16,8 @@
 #include "provider/api_message.h"
 #include "provider/api_request.h"
 #include "vault/seal.h"
+#include "worker/errands.h"
+#include "worker/queue.h"
 #include "worker/round.h"
 
 typedef struct ApiCall
@@ -82,10 +84,17 @@ try_send(ApiCall *call)
 	return result;
 }
 
+/* Calls alone must not keep a worker that is to make way for its successor. */
+static bool
+may_send(void)
+{
+	return !conduit_round.restart || conduit_queue_flying() > 0 || conduit_errands_under_way() > 0;
+}
+
 static void
 start_waiting(void)
 {
-	while (nflying < conduit_max_in_flight && !dlist_is_empty(&waiting))
+	while (may_send() && nflying < conduit_max_in_flight && !dlist_is_empty(&waiting))
 	{
 		ApiCall    *call = dlist_container(ApiCall, node, dlist_pop_head_node(&waiting));
 		RequestAnswer result;
@@ -170,20 +179,40 @@ conduit_api_calls_receive(ExchangeOwner *owner)
 	start_waiting();
 }
 
+int
+conduit_api_calls_under_way(void)
+{
+	return nflying;
+}
+
+static void
+answer_all(dlist_head *calls, RequestAnswer how)
+{
+	while (!dlist_is_empty(calls))
+		answer(dlist_container(ApiCall, node, dlist_pop_head_node(calls)), how);
+}
+
 void
-conduit_api_calls_end(void)
+conduit_api_calls_withdraw(void)
 {
 	dlist_mutable_iter iter;
 
-	dlist_foreach_modify(iter, &waiting)
-	{
-		dlist_delete(iter.cur);
-		answer(dlist_container(ApiCall, node, iter.cur), ANSWER_GONE);
-	}
+	answer_all(&waiting, ANSWER_GONE);
 	dlist_foreach_modify(iter, &flying)
 	{
-		dlist_delete(iter.cur);
-		answer(dlist_container(ApiCall, node, iter.cur), ANSWER_GONE);
+		ApiCall    *call = dlist_container(ApiCall, node, iter.cur);
+
+		if (conduit_exchange_sent(call->exchange))
+			continue;
+		dlist_delete(&call->node);
+		nflying--;
+		answer(call, ANSWER_GONE);
 	}
+}
+
+void
+conduit_api_calls_end(void)
+{
+	answer_all(&flying, ANSWER_LOST);
 	nflying = 0;
 }

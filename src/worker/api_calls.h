@@ -23,7 +23,14 @@ extern void conduit_api_calls_take(Mail *mail);
 /* conduit_api_calls_receive answers the session whose exchange is over. */
 extern void conduit_api_calls_receive(ExchangeOwner *owner);
 
-/* conduit_api_calls_end answers everybody that the worker leaves. */
+/* Those that have been sent and are not answered yet. */
+extern int	conduit_api_calls_under_way(void);
+
+/*
+ * The worker leaves.  conduit_api_calls_withdraw hands back what has not been
+ * sent, for a successor; conduit_api_calls_end gives up what has.
+ */
+extern void conduit_api_calls_withdraw(void);
 extern void conduit_api_calls_end(void);
 
 #endif							/* CONDUIT_API_CALLS_H */

@@ -20,6 +20,7 @@
 #include "provider/http.h"
 #include "worker/api_calls.h"
 #include "worker/errands.h"
+#include "worker/mail.h"
 #include "worker/queue.h"
 
 /* Flights whose request has not left yet hold a claim for nothing. */
@@ -66,21 +67,27 @@ conduit_drain(void)
 	conduit_round.settle_at = 0;
 	conduit_guarded(withdraw_unsent, "leaving");
 	conduit_guarded(conduit_errands_withdraw, "leaving");
-	conduit_api_calls_end();
+	conduit_api_calls_withdraw();
 	conduit_queue_finish_waiting(ANSWER_GONE);
 	for (;;)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 		long		deadline = conduit_http_deadline();
 
-		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if ((conduit_http_in_flight() == 0 && conduit_round.unsettled == NIL && !conduit_errands_unsettled()) ||
+		if ((conduit_http_in_flight() == 0 && conduit_round.unsettled == NIL && !conduit_errands_unsettled() &&
+			 !conduit_mail_leaving()) ||
 			left <= 0 || conduit_roster_told_to_leave() == ROSTER_LEAVE_NOW)
 			break;
-		conduit_round_wait(deadline >= 0 ? Min(left, deadline) : left);
+		if (deadline >= 0)
+			left = Min(left, deadline);
+		left = Min(left, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), conduit_errands_next()));
+		conduit_round_wait(left);
+		ResetLatch(MyLatch);	/* before what may have set it is looked at */
 		conduit_guarded(conduit_take_answers, "settling");
+		conduit_guarded(conduit_mail_pump, "sending replies");
 	}
+	conduit_api_calls_end();
 	if (conduit_round.tell)
 		conduit_guarded(conduit_tell, "numbering events");
 }
@@ -96,5 +103,6 @@ conduit_should_leave(void)
 		proc_exit(0);
 	}
 	return ShutdownRequestPending || leave == ROSTER_DRAIN ||
-		(conduit_round.restart && conduit_queue_flying() == 0 && conduit_errands_under_way() == 0);
+		(conduit_round.restart && conduit_queue_flying() == 0 && conduit_errands_under_way() == 0 &&
+		 conduit_api_calls_under_way() == 0);
 }

@@ -14,6 +14,7 @@
 
 static List *arriving = NIL;	/* Mail *: not whole yet */
 static List *arrived = NIL;
+static List *taken = NIL;		/* handed out, and not answered yet */
 static List *leaving = NIL;		/* replies */
 
 static List *
@@ -29,10 +30,35 @@ add(List *mails, Mail *mail)
 static void
 free_mail(Mail *mail)
 {
-	conduit_mailbox_close(mail->mailbox);
+	taken = list_delete_ptr(taken, mail);
+	if (mail->mailbox != NULL)
+		conduit_mailbox_close(mail->mailbox);
 	if (mail->reply != NULL)
 		pfree(mail->reply);
 	pfree(mail);
+}
+
+/*
+ * A backend that asks again has left its former request.  Whoever has that
+ * answers it in time; its mailbox goes now, for a server has few: who asks and
+ * leaves, again and again, must not use them up.
+ */
+static void
+forget_former(int procno)
+{
+	ListCell   *cell;
+
+	foreach(cell, taken)
+	{
+		Mail	   *mail = lfirst(cell);
+
+		if (mail->waiter.procno != procno || mail->mailbox == NULL)
+			continue;
+		conduit_mailbox_close(mail->mailbox);
+		mail->mailbox = NULL;
+		mail->data = NULL;
+		mail->length = 0;
+	}
 }
 
 void
@@ -42,6 +68,7 @@ conduit_mail_take(const FlightRequest *request, FlightWaiter waiter)
 
 	mail->request = *request;
 	mail->waiter = waiter;
+	forget_former(waiter.procno);
 	mail->mailbox = conduit_mailbox_attach(request->mail);
 	if (mail->mailbox == NULL)
 		pfree(mail);
@@ -93,6 +120,12 @@ conduit_mail_pump(void)
 	pump_leaving();
 }
 
+bool
+conduit_mail_leaving(void)
+{
+	return leaving != NIL;
+}
+
 Mail *
 conduit_mail_next(void)
 {
@@ -101,6 +134,7 @@ conduit_mail_next(void)
 	if (arrived == NIL)
 		return NULL;
 	mail = linitial(arrived);
+	taken = add(taken, mail);
 	arrived = list_delete_first(arrived);
 	return mail;
 }
@@ -123,6 +157,11 @@ conduit_mail_reply(Mail *mail, const void *data, Size length)
 {
 	MailStatus	status;
 
+	if (mail->mailbox == NULL)
+	{
+		conduit_mail_answer(mail, ANSWER_DONE);
+		return;
+	}
 	mail->reply = MemoryContextAlloc(TopMemoryContext, Max(length, 1));
 	memcpy(mail->reply, data, length);
 	mail->reply_length = length;
@@ -131,7 +170,10 @@ conduit_mail_reply(Mail *mail, const void *data, Size length)
 	status = conduit_mailbox_send(mail->mailbox, mail->reply, length);
 	conduit_flight_reply(mail->waiter, ANSWER_DONE);
 	if (status == MAIL_PENDING)
+	{
+		taken = list_delete_ptr(taken, mail);
 		leaving = add(leaving, mail);
+	}
 	else
 		free_mail(mail);
 }

@@ -19,9 +19,9 @@ typedef struct Mail
 {
 	FlightRequest request;
 	FlightWaiter waiter;
-	const void *data;			/* the message, as it came */
+	const void *data;			/* the message, as it came; NULL once its sender has asked anew */
 	Size		length;
-	struct Mailbox *mailbox;
+	struct Mailbox *mailbox;	/* NULL then, too */
 	void	   *reply;			/* a copy, while it is under way */
 	Size		reply_length;
 } Mail;
@@ -40,6 +40,9 @@ extern void conduit_mail_answer(Mail *mail, RequestAnswer answer);
 
 /* conduit_mail_close forgets one whose slot is answered otherwise. */
 extern void conduit_mail_close(Mail *mail);
+
+/* True while a reply is under way. */
+extern bool conduit_mail_leaving(void);
 
 /* conduit_mail_reply answers one with ANSWER_DONE and a message, which is copied. */
 extern void conduit_mail_reply(Mail *mail, const void *data, Size length);
