@@ -44,7 +44,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_set_jwt_key(text, text) IS
 'Sets the keys that prove the tokens of a facade''s callers; sealed. Bind them as a parameter.
 
-schema_name: an exposed schema. jwk: a JWK or JWK Set (RFC 7517), up to 16 keys: HS256 (oct, 32 bytes or more), RS256 (RSA, 2048 bits or more), ES256 (EC, P-256). NULL: no key any more.
+schema_name: an exposed schema. jwk: a JWK or JWK Set (RFC 7517), up to 16 keys: HS256 (oct, 32 bytes or more), RS256 (RSA, 2048 bits or more), ES256 (EC, P-256). NULL: no key any more. In a schema of a Flux tenant, whose PostgREST has one key for all, a token must have the tenant''s role, t_<12 hex>_role.
 Errors: 22023 invalid jwk, unknown facade; PT500 vault is locked.';
 
 SELECT conduit.settle_rights('conduit_require_key', 'monitor');

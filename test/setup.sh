@@ -131,6 +131,7 @@ find_missing()
 		has_command clang || missing+=(clang)
 		has_command cppcheck || missing+=(cppcheck)
 		has_command clang-tidy || missing+=(clang-tidy)
+		[ -x /usr/sbin/pgbouncer ] || has_command pgbouncer || missing+=(pgbouncer)
 	fi
 }
 

@@ -116,6 +116,23 @@ login_role_carries_claims(void)
 }
 
 /*
+ * A Flux tenant, t_<12 hex>_api, shares PostgREST and its key with others, whose
+ * functions can take its role and call its facade with a token of their own: a
+ * token must name the tenant's role.
+ */
+static bool
+is_of_tenant(const ConduitJson *claims, const char *tenant)
+{
+	const char *role;
+
+	if (strlen(tenant) != 18 || strncmp(tenant, "t_", 2) != 0 || strcmp(tenant + 14, "_api") != 0 ||
+		strspn(tenant + 2, "0123456789abcdef") != 12)
+		return true;
+	role = conduit_json_string(conduit_json_get(claims, "role"));
+	return role != NULL && strncmp(role, tenant, 14) == 0 && strcmp(role + 14, "_role") == 0;
+}
+
+/*
  * The claims of this request's token, NULL if it has none that counts.  A token
  * that does not verify under the facade's keys is refused; a facade without
  * keys does not look at tokens.
@@ -129,7 +146,7 @@ proven_claims(const DoorRules *rules, const WebRequest *request)
 	if (keys != NULL && request->bearer != NULL)
 	{
 		claims = conduit_jwt_verify(request->bearer, keys, rules->audience, conduit_now());
-		if (claims == NULL)
+		if (claims == NULL || !is_of_tenant(claims, rules->tenant))
 			unauthorized();
 		return claims;
 	}
