@@ -271,7 +271,7 @@ read_redirect(const AuthorizeState *state, AuthorizeCallback *callback)
 /* ---- asking ---- */
 
 static RequestAnswer
-ask_worker(const AuthorizeCallback *callback)
+ask_worker(const AuthorizeCallback *callback, const char *connector)
 {
 	FlightRequest request = {.kind = REQUEST_CALLBACK};
 	bytea	   *message;
@@ -279,6 +279,7 @@ ask_worker(const AuthorizeCallback *callback)
 
 	conduit_key_prepare_to_seal();
 	request.connection = conduit_new_id();
+	strlcpy(request.connector, connector, sizeof(request.connector));
 	message = conduit_callback_seal(callback, &request.connection);
 	mail.message = message;
 	mail.length = VARSIZE(message);
@@ -334,7 +335,7 @@ complete(AuthorizeCallback *callback, pg_uuid_t *result)
 	read_redirect(state, callback);
 	if (read_result(state, callback->code, result))
 		return;
-	answer = ask_worker(callback);
+	answer = ask_worker(callback, state->connector);
 	state = find_state(callback);
 	if (answer == ANSWER_REFUSED || state == NULL || !read_result(state, callback->code, result))
 		raise_answer(state, answer);

@@ -63,7 +63,7 @@ open_response(const WaitMail *mail, const pg_uuid_t *id, CallResponse *response)
 }
 
 void
-conduit_call(HttpRequest *request, TimestampTz until, CallResponse *response)
+conduit_call(HttpRequest *request, const char *connector, TimestampTz until, CallResponse *response)
 {
 	FlightRequest flight = {.kind = REQUEST_CALL,.connection = conduit_new_id()};
 	WaitMail	mail = {.wants_reply = true};
@@ -76,6 +76,7 @@ conduit_call(HttpRequest *request, TimestampTz until, CallResponse *response)
 	if (left <= 0)
 		conduit_raise(CONDUIT_ERR_UNAVAILABLE, "timeout");
 	request->timeout_ms = (int) left;
+	strlcpy(flight.connector, connector, sizeof(flight.connector));
 	sealed = seal_request(request, &flight.connection);
 	mail.message = VARDATA(sealed);
 	mail.length = VARSIZE(sealed) - VARHDRSZ;

@@ -64,7 +64,7 @@ fetch_metadata(const char *issuer, CallResponse *response)
 			.max_response = (Size) conduit_max_response_size * 1024
 		};
 
-		conduit_call(&request, until, response);
+		conduit_call(&request, "", until, response);
 		if (!not_there(&response->http) || place == CONDUIT_DISCOVERY_PLACES - 1)
 			break;
 		conduit_call_wipe(response);

@@ -63,13 +63,18 @@ typedef struct Caller
 
 /* ---- who may, and with what ---- */
 
-/* The connection's connector, params and bucket. */
-static void
+/*
+ * The connection's connector, params and bucket.  False if it has another
+ * credential by now than the one that was looked up: params that name another
+ * host drop the credential, so that one must not be sent by the other's params.
+ */
+static bool
 find_connection(Caller *caller)
 {
 	static StoreQuery select = {
-		"SELECT n.account, n.client_id, n.params::pg_catalog.text, k.revision FROM conduit.connection n"
-		" JOIN conduit.connector k ON k.slug = n.connector WHERE n.id = $1",
+		"SELECT n.account, n.client_id, n.params::pg_catalog.text, k.revision, c.generation FROM conduit.connection n"
+		" JOIN conduit.connector k ON k.slug = n.connector"
+		" LEFT JOIN conduit.credential c ON c.connection_id = n.id WHERE n.id = $1",
 		1, {UUIDOID}
 	};
 	const pg_uuid_t *id = &caller->view.place.connection;
@@ -79,6 +84,7 @@ find_connection(Caller *caller)
 	StoreScope	scope;
 	char	   *params;
 	char	   *account;
+	bool		same;
 
 	conduit_arg_uuid(&args, id);
 	conduit_store_begin(&scope);
@@ -87,6 +93,9 @@ find_connection(Caller *caller)
 	account = conduit_row_text(0, 1, context);
 	caller->client_id = conduit_row_utf8(0, 2, context);
 	params = conduit_row_text(0, 3, context);
+
+	/* What is parked is the next generation of the one that is stored. */
+	same = !conduit_row_isnull(0, 5) && conduit_row_int64(0, 5) <= caller->view.generation;
 	caller->connector = conduit_catalogue_get(slug, conduit_row_int64(0, 4));
 	conduit_store_end(&scope);
 
@@ -95,17 +104,21 @@ find_connection(Caller *caller)
 		conduit_raise(CONDUIT_ERR_NO_WORKER, "not_preloaded");
 	caller->bucket = conduit_rate_api_key(slug, account, id);
 	caller->rate = conduit_rate_of(&caller->connector->api_limit);
+	return same;
 }
 
 static void
 find_credential(Caller *caller, const pg_uuid_t *id)
 {
-	conduit_credential_entitled(id, caller->owner, caller->tenant, &caller->view);
-	if (conduit_credential_due(&caller->view, conduit_now(), 0))
-		(void) conduit_renew(&caller->view, caller->owner, caller->tenant, false);
-	if (!conduit_credential_usable(&caller->view, conduit_now()))
-		conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "expired");
-	find_connection(caller);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		conduit_credential_entitled(id, caller->owner, caller->tenant, &caller->view);
+		if (conduit_credential_due(&caller->view, conduit_now(), 0))
+			(void) conduit_renew(&caller->view, caller->owner, caller->tenant, false);
+		if (!conduit_credential_usable(&caller->view, conduit_now()))
+			conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "expired");
+	} while (!find_connection(caller));
 }
 
 /* Each request draws on the bucket, a second try as well. */
@@ -216,7 +229,7 @@ send_with_credential(Caller *caller, CallResponse *response)
 		conduit_api_request_build(&caller->request, &out);
 		if (out.problem != NULL)
 			cannot_be_made(out.problem);
-		conduit_call(&out.http, caller->until, response);
+		conduit_call(&out.http, caller->connector->slug, caller->until, response);
 	}
 	PG_FINALLY();
 	{
@@ -244,11 +257,14 @@ static bool
 find_newer_credential(Caller *caller)
 {
 	int64		used = caller->view.generation;
+	bool		newer;
 
 	conduit_credential_entitled(&caller->view.place.connection, caller->owner, caller->tenant, &caller->view);
 	if (caller->view.generation != used)
-		return conduit_credential_usable(&caller->view, conduit_now());
-	return caller->view.refreshable && conduit_renew(&caller->view, caller->owner, caller->tenant, true);
+		newer = conduit_credential_usable(&caller->view, conduit_now());
+	else
+		newer = caller->view.refreshable && conduit_renew(&caller->view, caller->owner, caller->tenant, true);
+	return newer && find_connection(caller);
 }
 
 static void
@@ -546,7 +562,7 @@ conduit_preview(PG_FUNCTION_ARGS)
 
 	request.url = url;
 	request.max_response = caller.request.max_response;
-	conduit_call(&request, caller.until, &response);
+	conduit_call(&request, caller.connector->slug, caller.until, &response);
 	conduit_wipe(url, strlen(url));
 	check_response(&response.http);
 	if (response.http.status < 200 || response.http.status > 299)

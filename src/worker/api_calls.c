@@ -91,20 +91,33 @@ may_send(void)
 	return !conduit_round.restart || conduit_queue_flying() > 0 || conduit_errands_under_way() > 0;
 }
 
+/* Half of the places are one connector's at most: the other half is left for those whose APIs are not slow. */
+static bool
+has_place(const ApiCall *call)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &flying)
+		n += strcmp(dlist_container(ApiCall, node, iter.cur)->mail->request.connector, call->mail->request.connector) == 0;
+	return n < Max(1, conduit_max_in_flight / 2);
+}
+
 static void
 start_waiting(void)
 {
-	while (may_send() && nflying < conduit_max_in_flight && !dlist_is_empty(&waiting))
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &waiting)
 	{
-		ApiCall    *call = dlist_container(ApiCall, node, dlist_pop_head_node(&waiting));
+		ApiCall    *call = dlist_container(ApiCall, node, iter.cur);
 		RequestAnswer result;
 
-		/* Nobody is there any more to be answered. */
-		if (!conduit_flight_still_waiting(call->mail->waiter))
-		{
-			answer(call, ANSWER_GONE);
+		if (!may_send() || nflying >= conduit_max_in_flight)
+			break;
+		if (!has_place(call))
 			continue;
-		}
+		dlist_delete(&call->node);
 		result = try_send(call);
 		if (result != ANSWER_NONE)
 		{
@@ -116,6 +129,37 @@ start_waiting(void)
 	}
 }
 
+/*
+ * Whose session has left is forgotten, also amid a request: who calls and
+ * cancels again and again must neither keep places nor fill memory.  There is
+ * nobody to be told.
+ */
+static void
+forget_left(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &waiting)
+	{
+		ApiCall    *call = dlist_container(ApiCall, node, iter.cur);
+
+		if (conduit_flight_still_waiting(call->mail->waiter))
+			continue;
+		dlist_delete(&call->node);
+		answer(call, ANSWER_GONE);
+	}
+	dlist_foreach_modify(iter, &flying)
+	{
+		ApiCall    *call = dlist_container(ApiCall, node, iter.cur);
+
+		if (conduit_flight_still_waiting(call->mail->waiter))
+			continue;
+		dlist_delete(&call->node);
+		nflying--;
+		answer(call, ANSWER_GONE);
+	}
+}
+
 void
 conduit_api_calls_take(Mail *mail)
 {
@@ -124,6 +168,7 @@ conduit_api_calls_take(Mail *mail)
 	call->base.call = true;
 	call->mail = mail;
 	dlist_push_tail(&waiting, &call->node);
+	forget_left();
 	start_waiting();
 }
 
@@ -176,6 +221,7 @@ conduit_api_calls_receive(ExchangeOwner *owner)
 	}
 	else
 		answer(call, ANSWER_VAULT);
+	forget_left();
 	start_waiting();
 }
 

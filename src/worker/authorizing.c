@@ -23,6 +23,9 @@
 /* Milliseconds from one look at those that cannot be settled to the next, at most. */
 #define LAST_RETRY_PARKED 30000
 
+/* Callbacks that wait for a place, at most: more come again. */
+#define MAX_WAITING 1000
+
 static const pg_uuid_t first_id = {{0}};
 
 static int	parked_delay = CONDUIT_RETRY_PARKED;
@@ -49,8 +52,17 @@ take(Mail *mail)
 		errand->kind->free(errand);
 		conduit_errands_join(same, mail);
 	}
+	else if (conduit_errands_waiting(&conduit_authorize_errand) >= MAX_WAITING)
+	{
+		errand->kind->free(errand);
+		conduit_mail_answer(mail, ANSWER_DEFERRED);
+	}
 	else
+	{
+		/* What its caller says, which is for a fair share of places alone: the claim will tell. */
+		errand->connector = MemoryContextStrdup(errand->context, mail->request.connector);
 		conduit_errands_add(errand, mail);
+	}
 }
 
 void

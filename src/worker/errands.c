@@ -47,6 +47,29 @@ places(void)
 
 /* ---- who waits ---- */
 
+/* Who has left must not keep a mailbox here, for there can be any number of them. */
+static void
+forget_left(dlist_head *list)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, list)
+	{
+		Errand	   *errand = dlist_container(Errand, node, iter.cur);
+		ListCell   *cell;
+
+		foreach(cell, errand->waiters)
+		{
+			Mail	   *mail = lfirst(cell);
+
+			if (conduit_flight_still_waiting(mail->waiter))
+				continue;
+			errand->waiters = foreach_delete_current(errand->waiters, cell);
+			conduit_mail_close(mail);
+		}
+	}
+}
+
 void
 conduit_errands_join(Errand *errand, Mail *mail)
 {
@@ -54,6 +77,9 @@ conduit_errands_join(Errand *errand, Mail *mail)
 
 	errand->waiters = lappend(errand->waiters, mail);
 	MemoryContextSwitchTo(old);
+	forget_left(&waiting);
+	forget_left(&flying);
+	forget_left(&answered);
 }
 
 static void
@@ -178,6 +204,12 @@ count_kind(dlist_head *list, const ErrandKind *kind)
 	dlist_foreach(iter, list)
 		n += dlist_container(Errand, node, iter.cur)->kind == kind;
 	return n;
+}
+
+int
+conduit_errands_waiting(const ErrandKind *kind)
+{
+	return count_kind(&waiting, kind);
 }
 
 int

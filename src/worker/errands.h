@@ -32,6 +32,9 @@ extern void conduit_errands_join(Errand *errand, Mail *mail);
 extern Errand *conduit_errands_find(const ErrandKind *kind, bool (*match) (const Errand *errand, const void *key),
 									const void *key);
 
+/* How many errands of a kind have not been claimed yet. */
+extern int	conduit_errands_waiting(const ErrandKind *kind);
+
 /* How many more errands of a kind that nobody waits for may be added now. */
 extern int	conduit_errands_room(const ErrandKind *kind);
 
