@@ -30,7 +30,9 @@ static const char path_characters[] =
 static const char *const refused_headers[] = {
 	"accept-encoding", "authorization", "connection", "content-length", "cookie", "cookie2", "expect", "forwarded",
 	"host", "http2-settings", "keep-alive", "max-forwards", "origin", "te", "trailer", "transfer-encoding", "upgrade",
-	"user-agent", "via"
+	"user-agent", "via",
+	/* what some servers take for another method or path than that of the request */
+	"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"
 };
 static const char *const refused_prefixes[] = {"proxy-", "sec-", "x-forwarded-", "x-conduit-"};
 
@@ -85,6 +87,17 @@ hex_value(char c)
 	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
+/* Whether "." or ".." begins here, as some servers see it: they cut off what follows a semicolon. */
+static bool
+is_dot_segment(const char *segment)
+{
+	size_t		dots = strspn(segment, ".");
+	const char *rest = segment + dots;
+
+	return (dots == 1 || dots == 2) &&
+		(*rest == '\0' || *rest == '/' || *rest == ';' || pg_strncasecmp(rest, "%3b", 3) == 0);
+}
+
 /*
  * A path below the connector's own: nothing that leads out of it, to another
  * host, or to the query.
@@ -100,7 +113,7 @@ check_path(const char *path)
 	{
 		if (*c == '/' && c[1] == '/')
 			return "empty_segment";
-		if (*c == '/' && c[1] == '.' && (c[2] == '\0' || c[2] == '/' || (c[2] == '.' && (c[3] == '\0' || c[3] == '/'))))
+		if (*c == '/' && is_dot_segment(c + 1))
 			return "dot_segment";
 		if (*c == '%')
 		{
@@ -384,11 +397,129 @@ leaks(const HttpResponse *response, const SecretText *secret)
 		holds_as(response, write_json, secret, 1) || holds_in_base64(response, secret);
 }
 
-bool
-conduit_api_answer_leaks(const ConduitSecret *secret, const HttpResponse *response)
+static bool
+any_leaks(const ConduitSecret *secret, const HttpResponse *response)
 {
 	return leaks(response, &secret->access_token) || leaks(response, &secret->api_key) ||
 		leaks(response, &secret->api_secret) || leaks(response, &secret->password);
+}
+
+/* The number that count hexadecimal digits make, -1 if they are none. */
+static int
+hex_number(const char *digits, Size left, int count)
+{
+	int			number = 0;
+
+	if (left < count)
+		return -1;
+	for (int i = 0; i < count; i++)
+	{
+		int			value = hex_value(digits[i]);
+
+		if (value < 0)
+			return -1;
+		number = number * 16 + value;
+	}
+	return number;
+}
+
+/*
+ * Resolve what is escaped by a backslash as JSON has it, in place, and return
+ * the new length.  Credentials are ASCII nearly always: of other characters a
+ * byte that fits none is left.
+ */
+static Size
+resolve_backslashes(char *text, Size length)
+{
+	static const char names[] = "bfnrt";
+	static const char values[] = "\b\f\n\r\t";
+	char	   *to = text;
+
+	for (Size i = 0; i < length; i++)
+	{
+		const char *name;
+		int			number;
+
+		if (text[i] != '\\' || i + 1 == length)
+		{
+			*to++ = text[i];
+			continue;
+		}
+		i++;
+		if (text[i] == 'u' && (number = hex_number(text + i + 1, length - i - 1, 4)) >= 0)
+		{
+			*to++ = number < 0x80 ? (char) number : (char) 0xff;
+			i += 4;
+		}
+		else if (text[i] != '\0' && (name = strchr(names, text[i])) != NULL)
+			*to++ = values[name - names];
+		else
+			*to++ = text[i];
+	}
+	return to - text;
+}
+
+/* The same for octets that are percent-encoded. */
+static Size
+resolve_percents(char *text, Size length)
+{
+	char	   *to = text;
+
+	for (Size i = 0; i < length; i++)
+	{
+		int			octet = text[i] == '%' ? hex_number(text + i + 1, length - i - 1, 2) : -1;
+
+		*to++ = octet >= 0 ? (char) octet : text[i];
+		if (octet >= 0)
+			i += 2;
+	}
+	return to - text;
+}
+
+/* How often one encoding stands within another. */
+#define ENCODING_LEVELS 3
+
+/*
+ * There are many ways to write the same text: a slash may or may not be escaped
+ * in JSON, digits be of either case, and a text in JSON be JSON itself.  So it
+ * is the answer that is decoded, not the credential encoded.
+ */
+static bool
+leaks_decoded(const ConduitSecret *secret, const char *text, Size length)
+{
+	char	   *copy = palloc_extended(length + 1, MCXT_ALLOC_HUGE);
+	HttpResponse decoded = {.body = copy,.headers = ""};
+	bool		found = false;
+
+	memcpy(copy, text, length);
+	decoded.length = length;
+	for (int level = 0; level < ENCODING_LEVELS && !found; level++)
+	{
+		bool		escaped = memchr(copy, '\\', decoded.length) != NULL;
+
+		if (escaped)
+		{
+			decoded.length = resolve_backslashes(copy, decoded.length);
+			found = any_leaks(secret, &decoded);
+		}
+		if (!found && memchr(copy, '%', decoded.length) != NULL)
+		{
+			decoded.length = resolve_percents(copy, decoded.length);
+			found = any_leaks(secret, &decoded);
+		}
+		else if (!escaped)
+			break;
+	}
+	conduit_wipe(copy, length);
+	pfree(copy);
+	return found;
+}
+
+bool
+conduit_api_answer_leaks(const ConduitSecret *secret, const HttpResponse *response)
+{
+	return any_leaks(secret, response) || leaks_decoded(secret, response->body, response->length) ||
+		leaks_decoded(secret, response->headers, strlen(response->headers));
 }
 
 char *

@@ -84,7 +84,7 @@ foreach my $status (301, 400, 404, 500, 503)
 
 my $before = $provider->get('/control/counts')->{total};
 my %paths = ('user' => 'not_absolute', '//127.0.0.1/x' => 'empty_segment', 'http://127.0.0.1/' => 'not_absolute', '/a//b' => 'empty_segment', '/../token' => 'dot_segment',
-	'/a/..' => 'dot_segment', '/./a' => 'dot_segment', '/%2e%2e/token' => 'bad_encoding', '/%2E%2E/token' => 'bad_encoding', '/a%2fb' => 'bad_encoding', '/a%5cb' => 'bad_encoding',
+	'/a/..' => 'dot_segment', '/a/..;/b' => 'dot_segment', '/.;x=1/b' => 'dot_segment', '/..%3B/token' => 'dot_segment', '/./a' => 'dot_segment', '/%2e%2e/token' => 'bad_encoding', '/%2E%2E/token' => 'bad_encoding', '/a%2fb' => 'bad_encoding', '/a%5cb' => 'bad_encoding',
 	'/a\\\\b' => 'bad_character', '/a?x=1' => 'bad_character', '/a#x' => 'bad_character', '/a b' => 'bad_character', '/a\r\nX: y' => 'bad_character', '/a%0d%0ab' => 'bad_encoding',
 	'/a%00' => 'bad_encoding', '/a%25' => 'bad_encoding', '/a%2' => 'bad_encoding', '/a%zz' => 'bad_encoding', '/ü' => 'bad_character', '/{x}' => 'bad_character', '' => 'not_absolute', '/' . 'a' x 1600 => 'too_long');
 foreach my $path (sort keys %paths)
@@ -92,7 +92,8 @@ foreach my $path (sort keys %paths)
 	is(call('GET', $path), "ERROR 22023 invalid path $paths{$path}", 'path ' . substr($path, 0, 40));
 }
 is(call($_, '/me'), 'ERROR 22023 invalid method unknown', "method $_") foreach ('get', 'CONNECT', 'TRACE', 'GET /x HTTP/1.1', '');
-foreach my $header (qw(Host Authorization authorization Cookie Content-Length Transfer-Encoding Connection Proxy-Authorization Expect X-Forwarded-For X-Conduit-Key TE Upgrade Accept-Encoding))
+foreach my $header (qw(Host Authorization authorization Cookie Content-Length Transfer-Encoding Connection Proxy-Authorization Expect X-Forwarded-For X-Conduit-Key TE Upgrade Accept-Encoding
+	X-HTTP-Method-Override X-Http-Method X-Method-Override X-Original-URL X-Rewrite-URL))
 {
 	is(call('GET', '/me', headers => { $header => 'x' }), 'ERROR 22023 invalid headers refused', "header $header");
 }
@@ -119,6 +120,27 @@ foreach my $title (sort keys %echoes)
 	is(call('GET', '/leak'), 'ERROR PT502 bad provider response credential_echoed', "the credential, $title");
 }
 
+# There are many ways to write the same text.
+my $key_with_slash = 'key/of+alice/0123456789';
+$cluster->sql(q{SELECT conduit_register_connector('slashed', '} . $json->encode({ auth_type => 'api_key', api_base_url => $provider->url . '/api', api_auth => 'X-Key: {api_key}' }) . q{')});
+my $slashed = $cluster->connection('alice', 'slashed', { api_key => $key_with_slash });
+my $escaped = $key_with_slash =~ s{/}{\\/}gr;
+my $unicode = join('', map { sprintf('\\u%04x', ord) } split //, $key_with_slash);
+%echoes = (
+	'with slashes escaped in JSON' => qq({"key": "$escaped"}),
+	'in JSON within JSON' => $json->encode({ said => qq({"key": "$escaped"}) }),
+	'by code points' => qq({"key": "$unicode"}),
+	'percent-encoded in lower case' => 'key=' . ($key_with_slash =~ s{([/+])}{sprintf('%%%02x', ord $1)}ger),
+	'percent-encoded as a whole' => 'key=' . join('', map { sprintf('%%%02X', ord) } split //, $key_with_slash),
+	'in base64, with slashes escaped' => '{"key": "' . (encode_base64("\xff\xff\xff$key_with_slash\xff\xff\xff", '') =~ s{/}{\\/}gr) . '"}');
+foreach my $title (sort keys %echoes)
+{
+	script('/leak', { status => 200, body => $echoes{$title}, headers => { 'content-type' => 'text/plain' } });
+	is(call('GET', '/leak', id => $slashed), 'ERROR PT502 bad provider response credential_echoed', "the credential, $title");
+}
+script('/leak', { status => 200, body => '100% of C:\\users\\ua %zz \\', headers => { 'content-type' => 'text/plain' } });
+like(call('GET', '/leak', id => $slashed), qr/^200\|/, 'what only looks encoded is handed on');
+
 # ---- 401 ----
 
 sub refreshes { return $provider->get('/control/counts?path=/token')->{total} // 0; }
@@ -142,6 +164,25 @@ $_->send("SELECT status FROM conduit_request('alice', '$strict', 'GET', '/x')") 
 my @statuses = map { my $a = $_->receive; $a->{error} ? "$a->{error}{C} $a->{error}{M}" : $a->{rows}[0][0] } @wires;
 is(join(' ', @statuses), join(' ', (200) x 10), 'ten 401 at a time');
 is(refreshes() - $refreshed, 1, 'one refresh for all of them');
+
+# A credential goes where the params say that it was stored for, also where both are replaced amid a call.
+$cluster->sql(q{SELECT conduit_register_connector('moving', '} . $json->encode({ auth_type => 'api_key', api_auth => 'X-Key: {api_key}',
+	api_base_url => $provider->url . '/api/{place}', params => { place => { pattern => '^[a-z]+$' } } }) . q{')});
+my $moving = $cluster->sql(q{SELECT conduit_create_connection('alice', 'moving', params => '{"place": "first"}')});
+$cluster->store($moving, { api_key => 'the-first-key' });
+$provider->script('/api/first/x', [ { hang => $true, status => 401, json => {} }, { status => 200, json => {} } ], repeat_last => $true);
+$provider->script('/api/second/x', [ { status => 200, json => {} } ], repeat_last => $true);
+my $caller = $cluster->wire;
+$caller->send("SELECT status FROM conduit_request('alice', '$moving', 'GET', '/x')");
+$provider->wait_for('/api/first/x', 'hanging', 1);
+$cluster->sql(qq{SELECT conduit_update_connection('alice', '$moving', params => '{"place": "second"}')});
+$cluster->store($moving, { api_key => 'the-second-key' });
+$provider->release;
+is($caller->receive->{rows}[0][0], '200', 'a second try with a newer credential');
+foreach my $place (qw(first second))
+{
+	is(join(' ', map { $_->{headers}{'x-key'} } @{ $provider->get("/control/log?path=/api/$place/x") }), "the-$place-key", "the $place key goes to the $place place alone");
+}
 
 # ---- other kinds of credentials ----
 
