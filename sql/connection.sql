@@ -72,7 +72,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_delete_owner(text, text) IS
 'Deletes all connections of an owner and returns how many there were.
 
-Each goes as with conduit_delete_connection(): its credential with it, and the revocation at the provider is queued with the commit.
+Each goes as with conduit_delete_connection(): its credential with it, and the revocation at the provider is queued with the commit. The owner''s sessions and API keys end.
 Errors: 22023.';
 
 SELECT conduit.settle_rights('conduit_create_connection', 'app');

@@ -186,9 +186,12 @@ extern int	conduit_authorize_void_claims(void);
 
 /*
  * conduit_authorize_forget removes the states of an owner, but for those under
- * way: they are the worker's, and go after a day.
+ * way: they are the worker's.  It marks them, so that nothing comes of what is
+ * granted yet; conduit_authorize_forgotten tells of a locked one whether it is
+ * marked.
  */
 extern void conduit_authorize_forget(const char *owner, const char *tenant);
+extern bool conduit_authorize_forgotten(const AuthorizeState *state);
 
 /*
  * conduit_authorize_purge removes closed and expired states a day later, a

@@ -471,6 +471,11 @@ conduit_authorize_settle(const AuthorizeState *state, AuthorizeGrant *grant)
 	settling.row.tenant = state->tenant;
 	settling.row.owner = state->owner;
 	settling.row.connector = state->connector;
+	if (conduit_authorize_forgotten(state))
+	{
+		discard(&settling, "refused", "owner_deleted");
+		return AUTHORIZE_SETTLED;
+	}
 	conduit_authorize_note(state, grant->token.new_params, grant->token.new_metadata);
 
 	if ((state->again ? settle_again(&settling) : settle_new(&settling)) == AUTHORIZE_HELD)

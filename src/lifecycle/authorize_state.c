@@ -477,9 +477,28 @@ conduit_authorize_forget(const char *owner, const char *tenant)
 		" FOR UPDATE SKIP LOCKED)",
 		2, {TEXTOID, TEXTOID}
 	};
+
+	/* Waits for the worker where that is just claiming or settling one, which takes a moment. */
+	static StoreQuery mark = {
+		"UPDATE conduit.authorize_state SET expires_at = '-infinity' WHERE owner = $1 AND tenant = $2",
+		2, {TEXTOID, TEXTOID}
+	};
 	StoreArgs	args = {0};
 
 	conduit_arg_text(&args, owner);
 	conduit_arg_text(&args, tenant);
 	conduit_store_run(&forget, &args);
+	conduit_store_run(&mark, &args);
+}
+
+bool
+conduit_authorize_forgotten(const AuthorizeState *state)
+{
+	static StoreQuery select = {
+		"SELECT FROM conduit.authorize_state WHERE id = $1 AND expires_at = '-infinity'", 1, {UUIDOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, &state->id);
+	return conduit_store_run(&select, &args) > 0;
 }

@@ -484,6 +484,26 @@ conduit_delete_connection(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Who acted for the owner does so no more: sessions, and keys that are the owner's own. */
+static void
+end_proofs(const char *owner, const char *tenant)
+{
+	static StoreQuery sessions = {
+		"DELETE FROM conduit.session WHERE owner = $1 AND tenant = $2", 2, {TEXTOID, TEXTOID}
+	};
+	static StoreQuery keys = {
+		"UPDATE conduit.api_key SET revoked_at = LEAST(revoked_at, $3) WHERE owner = $1 AND tenant = $2",
+		3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_text(&args, owner);
+	conduit_arg_text(&args, tenant);
+	conduit_store_run(&sessions, &args);
+	conduit_arg_time(&args, conduit_now());
+	conduit_store_run(&keys, &args);
+}
+
 /* conduit_delete_owner(owner, tenant) */
 Datum
 conduit_delete_owner(PG_FUNCTION_ARGS)
@@ -502,6 +522,9 @@ conduit_delete_owner(PG_FUNCTION_ARGS)
 	conduit_arg_text(&args, owner);
 	conduit_arg_text(&args, tenant);
 	conduit_store_begin(&scope);
+
+	/* First, so that a connection that is just being made is seen, or never made. */
+	conduit_authorize_forget(owner, tenant);
 	n = conduit_store_run(&select, &args);
 	ids = palloc(sizeof(pg_uuid_t) * (n + 1));
 	for (uint64 i = 0; i < n; i++)
@@ -511,7 +534,7 @@ conduit_delete_owner(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		delete_connection(conduit_connection_lock(&ids[i], owner, tenant));
 	}
-	conduit_authorize_forget(owner, tenant);
+	end_proofs(owner, tenant);
 	conduit_store_end(&scope);
 	PG_RETURN_INT32((int32) n);
 }

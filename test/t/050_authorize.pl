@@ -225,9 +225,9 @@ foreach my $row ([ 'unset', 'PT500 connector is not configured (client_missing)'
 	is($cluster->callback('bob', $state, $code), $invalid_state, 'another owner');
 	is($cluster->callback('alice', $state, undef, { error => 'access_denied' }), $invalid_state, 'an error under a state that is used');
 	is($cluster->callback('alice', $state, $code, { state => 'another' }), $invalid_state, 'another state among the parameters');
-	advance(599);
-	is($cluster->callback('alice', $state, $code), $id, 'ten minutes later still');
-	advance(2);
+	advance(560);
+	is($cluster->callback('alice', $state, $code), $id, 'nearly ten minutes later still');
+	advance(41);
 	is($cluster->callback('alice', $state, $code), $invalid_state, 'but no longer');
 
 	(undef, $state) = $cluster->authorize('alice', 'test_plain');
@@ -517,6 +517,17 @@ connector('longer', exchange_grant_type => 'x_exchange_token', exchange_url => $
 	$cluster->authorize('frank', 'test_plain');
 	$cluster->sql("SELECT conduit_delete_owner('frank')");
 	is($cluster->sql("SELECT count(*) FROM conduit.authorize_state WHERE owner = 'frank'"), 0, 'they go with their owner');
+
+	# One that is under way when its owner is deleted brings no connection any more.
+	$provider->script('/token/test_plain', [ { hang => $true } ]);
+	my (undef, $state) = $cluster->authorize('frank', 'test_plain');
+	my $wire = $cluster->wire;
+	$wire->send(Conduit::Cluster::callback_query('frank', $state, new_code()));
+	$provider->wait_for('/token/test_plain', 'hanging', 1);
+	$cluster->sql("SELECT conduit_delete_owner('frank')");
+	$provider->release('/token/test_plain');
+	is(Conduit::Cluster::callback_text($wire->receive), 'PT400 authorization failed (owner_deleted)', 'nothing comes of one under way');
+	is($cluster->sql("SELECT count(*) FROM conduit.connection WHERE owner = 'frank'"), 0, 'no connection');
 	advance(86400 + 700);
 	ok($cluster->poll('SELECT count(*) = 0 FROM conduit.authorize_state'), 'and after a day');
 }

@@ -21,6 +21,8 @@ $cluster->sql(q{
 		('api', '', '{}', now(), now()),
 		('audienced', '', '{"jwt_audience": "conduit"}', now(), now()),
 		('trusting', '', '{"trust_claims": true}', now(), now()),
+		('trusting_one', '', '{"trust_claims": true, "jwt_audience": "conduit"}', now(), now()),
+		('trusting_mail', '', '{"trust_claims": true, "jwt_audience": "conduit", "owner_claim": "email"}', now(), now()),
 		('teams', '', '{"owners": "public.teams_of"}', now(), now()),
 		('t_0123456789ab_api', 't_0123456789ab_api', '{}', now(), now());
 	CREATE ROLE authenticator LOGIN;
@@ -293,6 +295,15 @@ refused(who({}, %claims, user => 'authenticator', schema => 'api'), 'nor from th
 refused(who({}, %claims, schema => 'trusting'), 'nor from another login role where it does');
 is(who({}, %claims, user => 'authenticator', schema => 'trusting'), 'mallory|f', 'from that login role where it does');
 refused(who({}, claims => { role => 'anon' }, user => 'authenticator', schema => 'trusting'), 'nobody');
+is(who({}, claims => { sub => 'alice', aud => 'conduit' }, user => 'authenticator', schema => 'trusting_one'), 'alice|f', 'claims for the audience');
+refused(who({}, claims => { sub => 'alice', aud => 'other' }, user => 'authenticator', schema => 'trusting_one'), 'claims for another audience');
+$cluster->sql("SELECT conduit_trust_caller('robots', subjects => '{robot}')");
+my $robot = { 'x-conduit-owner' => 'alice' };
+is(who($robot, claims => { sub => 'robot', aud => 'conduit' }, user => 'authenticator', schema => 'trusting_one'), 'alice|t', 'a trusted caller');
+refused(who($robot, claims => { sub => 'robot', aud => 'other' }, user => 'authenticator', schema => 'trusting_one'), 'one who is meant for another audience');
+refused(who($robot, claims => { sub => 'robot', aud => 'other', email => undef }, user => 'authenticator', schema => 'trusting_mail'), 'nor where owners have another claim');
+refused(who($robot, claims => { sub => 'robot', aud => 'other' }, user => 'authenticator', schema => 'trusting_mail'), 'and it is not there');
+$cluster->sql("SELECT conduit_untrust_caller('robots')");
 refused(who({}, claims => '', user => 'authenticator', schema => 'trusting'), 'an empty setting');
 refused(who('{', user => 'authenticator'), 'headers that are no JSON');
 refused(who('[]', user => 'authenticator'), 'nor an object');
@@ -306,6 +317,18 @@ refused(who({ %{ bearer({ sub => 'bob', exp => $exp }, $keys->{oct}) }, 'x-condu
 $cluster->sql(q{SET ROLE team_owner; CREATE OR REPLACE FUNCTION public.teams_of(subject text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 	BEGIN EXECUTE 'SET ROLE ' || quote_ident(session_user); RETURN NEXT 'team:7'; END $$});
 like(who({ %$alice, 'x-conduit-owner' => 'team:7' }, schema => 'teams'), qr/^42501 /, 'it cannot take another role');
+
+# ---- an owner who is deleted ----
+
+my $session_of_zoe = $cluster->sql("SELECT conduit_open_session('zoe')");
+my $key_of_zoe = $cluster->sql("SELECT api_key FROM conduit_create_api_key('zoe', 'own', '{*}')");
+is(who({ 'x-conduit-session' => $session_of_zoe }), 'zoe|f', 'a session');
+is(who({ 'x-conduit-key' => $key_of_zoe }), 'zoe|t', 'a key');
+$cluster->sql("SELECT conduit_delete_owner('zoe', 'other'), conduit_delete_owner('joe')");
+is(who({ 'x-conduit-session' => $session_of_zoe }), 'zoe|f', 'others are deleted');
+$cluster->sql("SELECT conduit_delete_owner('zoe')");
+refused(who({ 'x-conduit-session' => $session_of_zoe }), 'a session of nobody');
+refused(who({ 'x-conduit-key' => $key_of_zoe }), 'nor a key');
 
 # ---- a new key-encryption key ----
 
