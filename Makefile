@@ -23,16 +23,18 @@ OBJS = src/conduit.o \
 	src/provider/sized_text.o src/provider/token_expiry.o src/provider/token_extra.o src/provider/token_grant.o \
 	src/provider/token_object.o src/provider/token_path.o src/provider/token_request.o src/provider/token_response.o \
 	src/provider/token_time.o src/provider/url.o src/provider/url_template.o \
-	src/lifecycle/adoption.o src/lifecycle/argument.o src/lifecycle/authorize.o src/lifecycle/authorize_callback.o \
-	src/lifecycle/authorize_errand.o src/lifecycle/authorize_settle.o src/lifecycle/authorize_state.o \
-	src/lifecycle/call.o src/lifecycle/catalogue.o src/lifecycle/claim.o src/lifecycle/client.o src/lifecycle/commit.o \
-	src/lifecycle/connection.o src/lifecycle/credential.o src/lifecycle/discover.o src/lifecycle/due.o \
-	src/lifecycle/event.o src/lifecycle/export.o src/lifecycle/failure.o src/lifecycle/handover.o src/lifecycle/health.o \
+	src/lifecycle/adoption.o src/lifecycle/alert.o src/lifecycle/argument.o src/lifecycle/authorize.o \
+	src/lifecycle/authorize_callback.o src/lifecycle/authorize_errand.o src/lifecycle/authorize_settle.o \
+	src/lifecycle/authorize_state.o src/lifecycle/breaker.o src/lifecycle/call.o src/lifecycle/catalogue.o \
+	src/lifecycle/claim.o src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o \
+	src/lifecycle/credential.o src/lifecycle/discover.o src/lifecycle/due.o src/lifecycle/event.o \
+	src/lifecycle/export.o src/lifecycle/failure.o src/lifecycle/handover.o src/lifecycle/health.o \
 	src/lifecycle/import.o src/lifecycle/import_match.o src/lifecycle/import_record.o src/lifecycle/key.o \
-	src/lifecycle/parked.o src/lifecycle/rate.o src/lifecycle/redirect.o src/lifecycle/refresh_call.o src/lifecycle/renewal.o \
-	src/lifecycle/request.o src/lifecycle/revocation.o src/lifecycle/rewrap.o src/lifecycle/rows.o \
-	src/lifecycle/schedule.o src/lifecycle/send.o src/lifecycle/settle.o src/lifecycle/store.o src/lifecycle/storing.o \
-	src/lifecycle/throttle.o src/lifecycle/vend.o src/lifecycle/vend_many.o src/lifecycle/wait.o \
+	src/lifecycle/parked.o src/lifecycle/rate.o src/lifecycle/redirect.o src/lifecycle/refresh_call.o \
+	src/lifecycle/renewal.o src/lifecycle/request.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
+	src/lifecycle/rows.o src/lifecycle/schedule.o src/lifecycle/send.o src/lifecycle/settle.o src/lifecycle/store.o \
+	src/lifecycle/storing.o src/lifecycle/storm.o src/lifecycle/throttle.o src/lifecycle/vend.o \
+	src/lifecycle/vend_many.o src/lifecycle/wait.o \
 	src/door/api_key.o src/door/deprovision.o src/door/guard.o src/door/identity.o src/door/jwk.o src/door/jwt.o \
 	src/door/jwt_key.o src/door/session.o src/door/token.o src/door/trusted_caller.o \
 	src/worker/api_calls.o src/worker/authorizing.o src/worker/chores.o src/worker/drain.o src/worker/errands.o \

@@ -65,7 +65,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_register_connector(text, jsonb) IS
 'Registers a connector of your own, or replaces one.
 
-slug: up to 63 lower-case letters and digits, a letter first, with single hyphens or underscores between. definition: an object with the fields of docs/connectors.md; "extends" names another connector whose fields it takes over and overrides. Connections see the new definition at once. A token_url of another origin cannot be reached with secrets stored before: their seals are bound to the old one.
+slug: up to 63 lower-case letters and digits, a letter first, with single hyphens or underscores between. definition: an object with the fields of docs/connectors.md; "extends" names another connector whose fields it takes over and overrides. Connections see the new definition at once, and those whose refresh failed for our own configuration are tried again. A token_url of another origin cannot be reached with secrets stored before: their seals are bound to the old one.
 Errors: 22023 invalid connector definition, its DETAIL beginning with the field; 42501 connector is built in.';
 
 CREATE FUNCTION @extschema@.conduit_drop_connector(slug text) RETURNS void

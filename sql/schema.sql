@@ -257,6 +257,8 @@ CREATE TABLE conduit.event (
 );
 CREATE INDEX event_unnumbered_idx ON conduit.event (id) WHERE seq IS NULL;
 CREATE INDEX event_at_idx ON conduit.event (at);
+CREATE INDEX event_alert_idx ON conduit.event (connector, tenant, id)
+	WHERE kind OPERATOR(pg_catalog.=) ANY ('{connector_alert,connector_recovered}'::text[]);
 COMMENT ON TABLE conduit.event IS 'Every change of state, numbered in commit order by the worker';
 
 CREATE TABLE conduit.revocation (

@@ -17,6 +17,7 @@
 
 #include "base/report.h"
 #include "lifecycle/argument.h"
+#include "lifecycle/client.h"
 #include "lifecycle/store.h"
 #include "shared/stats.h"
 
@@ -294,6 +295,7 @@ resolve_dependents(const char *base, int depth)
 		conduit_arg_text(&change, slugs[i]);
 		conduit_arg_text(&change, resolve(slugs[i], definitions[i], base));
 		conduit_store_run(&update, &change);
+		conduit_client_try_again(slugs[i], "");
 		resolve_dependents(slugs[i], depth + 1);
 	}
 }
@@ -340,6 +342,7 @@ conduit_register_connector(PG_FUNCTION_ARGS)
 	conduit_arg_text(&args, definition);
 	conduit_arg_text(&args, resolve(slug, definition, base));
 	conduit_store_run(&upsert, &args);
+	conduit_client_try_again(slug, "");
 	resolve_dependents(slug, 0);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();

@@ -15,10 +15,13 @@
 #include "base/json.h"
 #include "base/settings.h"
 #include "lifecycle/argument.h"
+#include "lifecycle/breaker.h"
 #include "lifecycle/catalogue.h"
+#include "lifecycle/commit.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "lifecycle/throttle.h"
+#include "shared/roster.h"
 
 #define QUARANTINE_SECONDS 3600
 
@@ -128,11 +131,13 @@ check_row(const pg_uuid_t *connection, int64 generation, bool forced, bool unask
 	if (conduit_row_isnull(0, C_REFRESH))
 		return ANSWER_NOT_REFRESHABLE;
 
-	/* A token that may have been used already, and a provider that asks for
-	 * time, are not to be hurried by anybody. */
+	/*
+	 * A token that may have been used already, one that was called dead, and a
+	 * provider that asks for time, are not to be hurried by anybody.
+	 */
 	if (!TIMESTAMP_IS_NOEND(next_attempt_at) && next_attempt_at > now &&
 		(!forced || conduit_row_bool(0, C_IN_DOUBT) ||
-		 (last_error && strcmp(last_error, "throttled") == 0)))
+		 (last_error && (strcmp(last_error, "throttled") == 0 || strcmp(last_error, "dead") == 0))))
 		return ANSWER_DEFERRED;
 	if (unasked && conduit_row_time(0, C_REFRESH_AT) > now)
 		return ANSWER_DEFERRED;
@@ -164,6 +169,7 @@ make_flight(const pg_uuid_t *connection)
 	flight->own_client = conduit_row_text(0, C_OWN_CLIENT, context);
 	flight->access = conduit_row_bytea(0, C_ACCESS, context);
 	flight->refresh = conduit_row_bytea(0, C_REFRESH, context);
+	flight->revision = conduit_row_int64(0, C_REVISION);
 	return flight;
 }
 
@@ -257,6 +263,31 @@ write_claim(RefreshFlight *flight)
 	return true;
 }
 
+/* A row that somebody holds is left as it is: the next full scan meets it again. */
+void
+conduit_refresh_put_off(const RefreshFlight *flight, OutcomeClass outcome, const char *code, double seconds)
+{
+	static StoreQuery update = {
+		"UPDATE conduit.credential SET refresh_at = CASE WHEN " CONDUIT_NEVER_MINTED " THEN NULL ELSE $2 END,"
+		" next_attempt_at = $2, last_error = $3, last_error_code = $4, last_error_at = $5 WHERE connection_id = ("
+		" SELECT connection_id FROM conduit.credential WHERE connection_id = $1 AND generation = $6"
+		" FOR NO KEY UPDATE SKIP LOCKED)",
+		6, {UUIDOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID}
+	};
+	TimestampTz now = conduit_now();
+	TimestampTz next = conduit_schedule_retry(flight->connector, OUTCOME_THROTTLED, 1, false, seconds, now);
+	StoreArgs	args = {0};
+
+	conduit_arg_uuid(&args, &flight->place.connection);
+	conduit_arg_time(&args, next);
+	conduit_arg_text(&args, conduit_outcome_name(outcome));
+	conduit_arg_text(&args, code);
+	conduit_arg_time(&args, now);
+	conduit_arg(&args, Int64GetDatum(flight->generation));
+	conduit_store_run(&update, &args);
+	conduit_at_commit(NUDGE_DUE, next);
+}
+
 RequestAnswer
 conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced, bool unasked,
 					  RefreshFlight **claimed)
@@ -264,7 +295,6 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 	TimestampTz now = conduit_now();
 	RequestAnswer answer;
 	RefreshFlight *flight;
-	int64		revision;
 	bool		builtin;
 
 	*claimed = NULL;
@@ -274,14 +304,14 @@ conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced
 	if (answer != ANSWER_NONE)
 		return answer;
 
-	revision = conduit_row_int64(0, C_REVISION);
 	builtin = conduit_row_bool(0, C_BUILTIN);
 	flight = make_flight(connection);
-	flight->connector = conduit_catalogue_get(flight->place.connector, revision);
+	flight->connector = conduit_catalogue_get(flight->place.connector, flight->revision);
 	find_endpoint(flight);
 	if (!has_outcome(flight))
 		find_client(flight, builtin);
-	if (!has_outcome(flight) && !conduit_throttle_admit(flight, unasked))
+	if (!has_outcome(flight) &&
+		!(conduit_breaker_admit(flight, forced) && conduit_throttle_admit(flight, unasked)))
 	{
 		conduit_refresh_free(flight);
 		return ANSWER_DEFERRED;

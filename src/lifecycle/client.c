@@ -368,20 +368,16 @@ add_secret(const pg_uuid_t *client, const char *tenant, const ConduitConnector *
 	conduit_store_run(&prune, &prune_args);
 }
 
-/*
- * What failed for our own misconfiguration need not wait out its backoff: this
- * call may have mended it.  Rows that somebody holds wait.  A connection is
- * locked before its credential here, too.
- */
-static void
-try_again(const char *connector, const char *tenant)
+/* Rows that somebody holds wait.  A connection is locked before its credential here, too. */
+void
+conduit_client_try_again(const char *connector, const char *tenant)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.credential SET next_attempt_at = NULL,"
 		" refresh_at = CASE WHEN refresh_at IS NOT NULL THEN LEAST(COALESCE(due_at, $3), refresh_at) END"
 		" WHERE connection_id IN ("
 		" SELECT c.connection_id FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
-		" WHERE c.connector = $1 AND ($2 = '' OR c.tenant = $2)"
+		" WHERE n.connector = $1 AND ($2 = '' OR n.tenant = $2)"
 		" AND c.status = 'ACTIVE' AND c.last_error = 'config' AND c.refresh IS NOT NULL"
 		" FOR NO KEY UPDATE OF n, c SKIP LOCKED)",
 		3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}
@@ -446,7 +442,7 @@ conduit_set_client(PG_FUNCTION_ARGS)
 	client = upsert_client(tenant, slug, client_id, redirect_uris, PG_ARGISNULL(3));
 	if (client_secret != NULL)
 		add_secret(&client, tenant, connector, client_secret);
-	try_again(slug, tenant);
+	conduit_client_try_again(slug, tenant);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();
 }

@@ -77,6 +77,12 @@ typedef struct ClientApp
  */
 extern bool conduit_client_app(const char *tenant, const ConduitConnector *connector, ClientApp *app);
 
+/*
+ * conduit_client_try_again ends the wait of a tenant's connections ('': of
+ * everybody's) that failed for our own misconfiguration: it may have been mended.
+ */
+extern void conduit_client_try_again(const char *connector, const char *tenant);
+
 /* The client_id a new credential is recorded under, or NULL if none is set. */
 extern char *conduit_client_current_id(const char *tenant, const char *connector);
 

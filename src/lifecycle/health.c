@@ -21,9 +21,11 @@
 #include "base/clock.h"
 #include "base/settings.h"
 #include "lifecycle/adoption.h"
+#include "lifecycle/alert.h"
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
 #include "lifecycle/wait.h"
+#include "provider/token_response.h"
 #include "shared/area.h"
 #include "shared/roster.h"
 #include "shared/stats.h"
@@ -349,6 +351,43 @@ examine_data(Findings *findings)
 				"Mend the client with conduit_set_client() or the definition with conduit_register_connector(); no connection was lost.");
 }
 
+/* What concerns a connector as a whole, while there are connections it keeps back. */
+static void
+examine_alerts(Findings *findings)
+{
+	static StoreQuery kept = {
+		"SELECT FROM conduit.connection n JOIN conduit.credential c ON c.connection_id = n.id"
+		" WHERE n.connector = $1 AND c.status = 'ACTIVE' AND c.last_error = $2 LIMIT 1",
+		2, {TEXTOID, TEXTOID}
+	};
+	OpenAlert  *alerts;
+	int			n = conduit_alert_read(&alerts);
+
+	for (int i = 0; i < n; i++)
+	{
+		const OpenAlert *alert = &alerts[i];
+		StoreArgs	args = {0};
+
+		/* that has been said of its connections */
+		if (strcmp(alert->reason, "client_missing") == 0)
+			continue;
+		conduit_arg_text(&args, alert->connector);
+		conduit_arg_text(&args, conduit_outcome_name(alert->kind == ALERT_STORM ? OUTCOME_DEAD : OUTCOME_CONFIG));
+		if (conduit_store_run(&kept, &args) == 0)
+			continue;
+		if (alert->kind == ALERT_STORM)
+			finding(findings, "warning", "storm",
+					psprintf("connector \"%s\" calls many refresh tokens dead at once; its connections stay ACTIVE and are tried again",
+							 alert->connector),
+					"See whether the provider has trouble, or whether its client was reset there; an hour after it began the refusals are believed.");
+		else
+			finding(findings, "error", "client_refused",
+					psprintf("connector \"%s\" cannot be used under its client: %s; refreshes are kept back, but for one every 5 to 15 minutes",
+							 alert->connector, alert->reason),
+					"Mend the client with conduit_set_client(), the tenant's if it has one, or at the provider; no connection was lost.");
+	}
+}
+
 static void
 examine_settings(Findings *findings)
 {
@@ -394,6 +433,7 @@ conduit_doctor(PG_FUNCTION_ARGS)
 	examine_logging(&findings);
 	examine_rights(&findings);
 	examine_data(&findings);
+	examine_alerts(&findings);
 	examine_facades(&findings);
 	examine_settings(&findings);
 	conduit_store_end(&scope);

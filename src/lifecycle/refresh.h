@@ -50,11 +50,13 @@ typedef struct RefreshFlight
 	char	   *own_client;		/* id of the client that is the credential's own; NULL: none */
 	const ConduitJson *variables;	/* the same, parsed; NULL: of a parked flight */
 	const ConduitConnector *connector;	/* NULL: of a parked flight, not looked up yet */
+	int64		revision;		/* of the connector */
 	char	   *endpoint;
 	ConduitClient *client;		/* NULL: none needed or none found */
 	int			secret;			/* which of the client's secrets is tried */
 	LimiterKey	bucket;			/* that it draws on at the token endpoint */
 	bool		limiter_probe;	/* let through to see whether a block still stands */
+	bool		breaker_probe;	/* or whether the client is still refused */
 	bytea	   *access;			/* sealed: of the generation, then of the next */
 	bytea	   *refresh;
 	OpenedSecret opened;		/* the refresh part, while the exchange lasts */
@@ -89,6 +91,14 @@ extern RequestAnswer conduit_refresh_claim(const pg_uuid_t *connection, int64 ge
 /* conduit_refresh_set_outcome gives a flight an outcome of our own. */
 extern void conduit_refresh_set_outcome(RefreshFlight *flight, OutcomeClass outcome, const char *code,
 										double retry_after);
+
+/*
+ * conduit_refresh_put_off writes down that a refresh that is about to be claimed
+ * is not sent now: so many seconds later and a bit, for this reason.  It counts
+ * as no attempt.
+ */
+extern void conduit_refresh_put_off(const RefreshFlight *flight, OutcomeClass outcome, const char *code,
+									double seconds);
 
 /*
  * conduit_refresh_send starts the exchange; not in a transaction.  False if the

@@ -25,6 +25,9 @@
 /* Our own configuration does not mend itself in seconds. */
 #define CONFIG_RETRY (5 * 60)
 
+/* A refusal that is doubted (storm.c) is looked at again in so long and up to half as much more. */
+#define DOUBT_RETRY (10 * 60)
+
 /* Part of the lead over which refreshes that would fall together are spread. */
 #define JITTER_PART 0.1
 
@@ -84,6 +87,9 @@ conduit_schedule_retry(const ConduitConnector *connector, OutcomeClass outcome, 
 					   double retry_after, TimestampTz now)
 {
 	double		delay = outcome == OUTCOME_CONFIG ? CONFIG_RETRY : FIRST_RETRY;
+
+	if (outcome == OUTCOME_DEAD)
+		return conduit_time_add(now, DOUBT_RETRY * (1 + 0.5 * pg_prng_double(&pg_global_prng_state)));
 
 	for (int i = 1; i < attempts && delay < LAST_RETRY; i++)
 		delay *= 2;

@@ -37,7 +37,8 @@ extern TimestampTz conduit_schedule_refresh(const pg_uuid_t *connection, int64 g
  * conduit_schedule_retry returns when to try again after the attempts-th
  * failure in a row: 30 s, doubled up to 15 minutes, with jitter, and not before
  * what the provider asked for.  An unknown outcome, where there was no doubt
- * before, is retried within half of the connector's reuse window.
+ * before, is retried within half of the connector's reuse window.  A DEAD
+ * one that is doubted: in 10 to 15 minutes.
  */
 extern TimestampTz conduit_schedule_retry(const ConduitConnector *connector, OutcomeClass outcome, int attempts,
 										  bool in_doubt, double retry_after, TimestampTz now);

@@ -22,6 +22,7 @@
 #include "lifecycle/revocation.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
+#include "lifecycle/storm.h"
 #include "shared/roster.h"
 #include "shared/stats.h"
 
@@ -335,11 +336,12 @@ apply_failure(RefreshFlight *flight, const LockedCredential *row)
 }
 
 /*
- * The stored refresh token is dead, if it is the one that was sent, and was
- * sent under the client that the connection stands under.
+ * The stored refresh token is dead, if it is the one that was sent, was sent
+ * under the client that the connection stands under, and the provider does not
+ * say so of everybody.
  */
 static void
-apply_dead(RefreshFlight *flight)
+apply_dead(RefreshFlight *flight, const LockedCredential *credential)
 {
 	static StoreQuery read = {
 		"SELECT status, client_id FROM conduit.connection WHERE id = $1", 1, {UUIDOID}
@@ -369,6 +371,11 @@ apply_dead(RefreshFlight *flight)
 	if (client_id != NULL && flight->client_id != NULL && strcmp(client_id, flight->client_id) != 0)
 	{
 		conduit_at_commit(NUDGE_DUE, DT_NOBEGIN);	/* still due, under its own client */
+		return;
+	}
+	if (conduit_storm_doubts(flight->place.connector))
+	{
+		apply_failure(flight, credential);
 		return;
 	}
 
@@ -482,7 +489,7 @@ conduit_refresh_settle(RefreshFlight *flight)
 				note_client(flight);
 			}
 			else if (flight->outcome.outcome == OUTCOME_DEAD)
-				apply_dead(flight);
+				apply_dead(flight, &row);
 			else
 				apply_failure(flight, &row);
 			break;

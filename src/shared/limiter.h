@@ -32,7 +32,7 @@ typedef enum LimiterKind
 	LIMITER_API_ACCOUNT,
 	LIMITER_API_CONNECTION,		/* whose account is not known */
 	LIMITER_TOKEN_CLIENT,
-	LIMITER_TOKEN_CONNECTION	/* that has a client of its own */
+	LIMITER_TOKEN_CONNECTION	/* that names no client there */
 } LimiterKind;
 
 typedef struct LimiterKey

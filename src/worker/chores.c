@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * chores.c
- *	  What a worker does beside refreshing: it numbers and announces events, and
- *	  keeps house.
+ *	  What a worker does beside refreshing: it numbers and announces events, tells
+ *	  what is wrong with a connector, and keeps house.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,13 +17,20 @@
 #include "door/api_key.h"
 #include "door/deprovision.h"
 #include "door/session.h"
+#include "lifecycle/alert.h"
+#include "lifecycle/breaker.h"
 #include "lifecycle/catalogue.h"
 #include "lifecycle/authorize.h"
 #include "lifecycle/due.h"
 #include "lifecycle/event.h"
 #include "lifecycle/key.h"
+#include "lifecycle/store.h"
+#include "lifecycle/storm.h"
 #include "worker/errands.h"
 #include "worker/queue.h"
+
+/* Milliseconds from a failure to write alerts to the next try. */
+#define RETRY_ALERTS 1000
 
 static void
 tell_batch(bool notify)
@@ -57,6 +64,59 @@ conduit_tell(void)
 	PG_END_TRY();
 	if (!told)
 		tell_batch(false);
+}
+
+/* What a former worker has told of, and no worker the end of. */
+void
+conduit_take_up_alerts(void)
+{
+	OpenAlert  *alerts;
+	StoreScope	scope;
+	int			n;
+
+	conduit_round_begin();
+	conduit_store_begin(&scope);
+	n = conduit_alert_load(&alerts);
+	for (int i = 0; i < n; i++)
+		if (alerts[i].kind == ALERT_STORM)
+			conduit_storm_resume(alerts[i].connector, alerts[i].since);
+	conduit_store_end(&scope);
+	conduit_round_commit();
+}
+
+/* Alerts are written down, and who was kept back is due again: a batch a round. */
+static void
+write_alerts(void)
+{
+	bool		releasing = conduit_breaker_has_released();
+	StoreScope	scope;
+	int			n = 0;
+
+	conduit_round_begin();
+	conduit_store_begin(&scope);
+	if (conduit_alert_pending())
+		conduit_alert_write();
+	if (releasing)
+		n = conduit_breaker_release();
+	conduit_store_end(&scope);
+	conduit_round_commit();
+	conduit_alert_written();
+	if (releasing && n == 0)
+		conduit_breaker_released();
+}
+
+void
+conduit_tend_alerts(void)
+{
+	conduit_storm_watch();
+	if (!conduit_alert_pending() && !conduit_breaker_has_released())
+		return;
+	if (conduit_round.alerts_at > GetCurrentTimestamp())
+		return;
+	conduit_round.alerts_at = conduit_real_time_in(RETRY_ALERTS);
+	write_alerts();
+	conduit_round.alerts_at = 0;
+	conduit_round.tell = true;
 }
 
 /*

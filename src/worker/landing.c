@@ -9,7 +9,9 @@
 
 #include "utils/memutils.h"
 
+#include "lifecycle/breaker.h"
 #include "lifecycle/store.h"
+#include "lifecycle/storm.h"
 #include "provider/http.h"
 #include "shared/stats.h"
 #include "worker/api_calls.h"
@@ -29,6 +31,7 @@ finish_flight(RefreshFlight *flight, SettleResult result)
 	Task	   *task = flight->owner;
 	OutcomeClass outcome = flight->outcome.outcome;
 
+	conduit_breaker_note(flight);
 	conduit_stats_add(flight->place.connector, STATS_REFRESHED + outcome, 1);
 	if (result == SETTLE_PARKED)
 	{
@@ -191,7 +194,10 @@ conduit_take_answers(void)
 		else if (owner->errand)
 			conduit_errands_receive((Errand *) owner);
 		else if (conduit_try_flight(conduit_refresh_receive, flight, "reading a reply"))
+		{
 			conduit_add_unsettled(flight);
+			conduit_storm_note(flight->place.connector, flight->outcome.outcome == OUTCOME_DEAD);
+		}
 	}
 	settle();
 	conduit_errands_settle();

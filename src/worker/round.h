@@ -49,6 +49,7 @@ typedef struct WorkerRound
 	int			parked_delay;
 	TimestampTz errands_parked_at;	/* DT_NOEND: none is */
 	TimestampTz housekeeping_at;
+	TimestampTz alerts_at;		/* not to be written before: the last try failed */
 	TimestampTz full_scan_at;
 	TimestampTz scan_at;
 	DueMark		scanned_to;		/* everything before is in memory */
@@ -89,6 +90,8 @@ extern RequestAnswer conduit_pause_answer(void);
 
 /* chores.c */
 extern void conduit_tell(void);
+extern void conduit_take_up_alerts(void);
+extern void conduit_tend_alerts(void);
 extern void conduit_keep_house(void);
 
 /* leave.c */

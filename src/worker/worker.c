@@ -178,6 +178,7 @@ play_round(void)
 	else
 		conduit_queue_finish_waiting(conduit_pause_answer());
 	conduit_guarded(conduit_errands_start, "starting errands");
+	conduit_guarded(conduit_tend_alerts, "telling of connectors");
 	if (conduit_round.tell)
 		conduit_guarded(conduit_tell, "numbering events");
 	if (conduit_round.housekeeping_at <= GetCurrentTimestamp())
@@ -306,6 +307,7 @@ start_up(uint64 ticket)
 	conduit_queue_start();
 	conduit_refresh_set_incarnation();
 	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
+	conduit_take_up_alerts();
 	find_work_left_behind();
 	conduit_authorizing_start();
 }

@@ -273,7 +273,7 @@ sub state
 sub settled
 {
 	my ($slug, $condition) = @_;
-	return $cluster->poll("SELECT bool_and($condition) AND NOT EXISTS (SELECT FROM conduit.flight WHERE connector = '$slug') FROM conduit.credential WHERE connector = '$slug'")
+	return $cluster->poll("SELECT bool_and(($condition) IS TRUE) AND NOT EXISTS (SELECT FROM conduit.flight WHERE connector = '$slug') FROM conduit.credential WHERE connector = '$slug'")
 	  || diag state($slug, "string_agg(format('%s %s %s %s', attempts, generation, last_error, last_error_code), E'\\n')");
 }
 
@@ -364,6 +364,222 @@ subtest 'a long pause is looked into' => sub {
 	cmp_ok(state('long', 'count(*) FILTER (WHERE generation = 2)'), '>=', 52, 'but for those that were refused themselves');
 	advance(3300);
 	ok(settled('long', 'generation >= 2'), 'which wait as long as they were told');
+};
+
+# ---- a client that is refused ----
+
+sub alerts
+{
+	my ($slug) = @_;
+	return $cluster->sql("SELECT string_agg(substr(kind, 11) || ' ' || reason, ', ' ORDER BY id) FROM conduit.event WHERE kind ~ '^connector_' AND connector = '$slug'");
+}
+
+sub findings { return $cluster->sql("SELECT string_agg(severity || ' ' || finding || ': ' || detail, E'\\n' ORDER BY finding) FROM conduit_doctor() WHERE finding IN ('client_refused', 'storm') AND detail ~ '\"$_[0]\"'"); }
+
+my $refusal = { status => 401, json => { error => 'invalid_client' } };
+
+subtest 'a client that is refused is not tried by all' => sub {
+	my $listener = $cluster->wire;
+	my @ids = connections('refused', 500);
+
+	$listener->query('LISTEN conduit_events');
+	$provider->script('/token/refused', [$refusal], repeat_last => $true);
+	advance(3500);
+	ok(settled('refused', "last_error = 'config' AND last_error_code = 'invalid_client' AND refresh_at > now() + '$now s'"), '500 connections wait, as if each had been refused');
+	my $asked = requests('refused');
+	cmp_ok($asked, '<=', 8, 'few of them have been') or diag $asked;
+	is(state('refused', "count(*) FILTER (WHERE attempts > 0), count(*) FILTER (WHERE status = 'ACTIVE')"), "$asked|500", 'all are ACTIVE, and only those count an attempt');
+	ok($cluster->poll("SELECT count(*) = 1 FROM conduit_events_after(0, 10000) WHERE kind = 'connector_alert'"), 'there is one alert');
+	is($cluster->sql(q{SELECT connection_id IS NULL, owner IS NULL, account IS NULL, connector, tenant, reason, old_status IS NULL FROM conduit_events_after(0, 10000) WHERE kind = 'connector_alert'}),
+		't|t|t|refused||invalid_client|t', 'of the connector and of no connection');
+	my @heard = map { $_->[1] } grep { $_->[1] =~ /connector/ } @{ $listener->query('SELECT 1')->{notifications} };
+	is(join(' ', @heard) =~ s/"seq":\d+/"seq":n/r, '{"seq":n,"event":"connector_alert","connection_id":null}', 'which is announced');
+	is(findings('refused'), 'error client_refused: connector "refused" cannot be used under its client: invalid_client; refreshes are kept back, but for one every 5 to 15 minutes', 'the doctor knows');
+	like($cluster->vend('alice', $ids[0]), qr/^at-\d+-1 WARNING PT502 invalid_client$/, 'tokens that live are vended');
+
+	# One in five minutes, then in ten, then in fifteen.
+	for my $interval (300, 600, 900)
+	{
+		advance(int($interval * 1.1) + 1);
+		ok(settled('refused', "refresh_at > now() + '$now s'"), "$interval s later");
+		is(requests('refused'), ++$asked, 'one of them tries');
+	}
+	is($cluster->vend('alice', $ids[0]), 'ERROR PT502 invalid_client', 'tokens that have died are not');
+	is($cluster->sql("SELECT count(*) FROM conduit.event WHERE kind = 'needs_reauth'"), 0, 'but nobody has to authorize again');
+	is(alerts('refused'), 'alert invalid_client', 'there is still one alert');
+
+	$cluster->node->restart('immediate');
+	$cluster->wait_for_worker;
+	advance(1000);
+	ok(settled('refused', "refresh_at > now() + '$now s'"), 'after a restart');
+	cmp_ok(requests('refused'), '<=', $asked += 8, 'it is found out again');
+	is(alerts('refused'), 'alert invalid_client', 'and no news');
+
+	$provider->script('/token/refused', []);
+	$asked = requests('refused');
+	advance(1000);
+	ok(settled('refused', 'generation = 2'), 'when the provider lets one in, all are refreshed');
+	is(requests('refused') - $asked, 500, 'with a request each');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit_events_after(0, 10000) WHERE kind = 'connector_recovered' AND connector = 'refused'}), 'and the alert is over');
+	is(alerts('refused'), 'alert invalid_client, recovered invalid_client', 'once');
+	is(findings('refused'), '', 'for the doctor, too');
+};
+
+subtest 'whoever mends it is told at once' => sub {
+	my @ids = connections('mended', 20);
+
+	$provider->script('/token/mended', [$refusal], repeat_last => $true);
+	advance(3500);
+	ok(settled('mended', "last_error = 'config'"), 'a client is refused');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit.event WHERE connector = 'mended' AND kind = 'connector_alert'}), 'which is told');
+	my $asked = requests('mended');
+	$cluster->sql(q{SELECT conduit_set_client('mended', 'cid', 'wrong')});
+	ok($cluster->poll(q{SELECT count(*) = 2 FROM conduit.event WHERE connector = 'mended' AND kind = 'connector_alert'}), 'another secret that is wrong is told as well');
+	ok(settled('mended', "last_error = 'config' AND refresh_at > now() + '$now s'"), 'the others are kept back');
+	is(requests('mended'), $asked + 2, 'it was tried with both secrets, once');
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$ids[0]')"), 'f', 'who forces a refresh');
+	is(requests('mended'), $asked + 2, 'has to wait for a minute');
+	advance(61);
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$ids[0]')"), 'f', 'and is refused then');
+	is(requests('mended'), $asked + 4, 'by the provider');
+	$provider->script('/token/mended', []);
+	$cluster->sql(q{SELECT conduit_set_client('mended', 'cid', 'right')});
+	ok(settled('mended', 'generation = 2'), 'with one that is right all are refreshed at once');
+	is(alerts('mended'), 'alert invalid_client, alert invalid_client, recovered invalid_client', 'and the alert is over');
+};
+
+subtest 'so is a definition that is mended' => sub {
+	my @ids = connections('defined', 20);
+
+	$provider->script('/token/defined', [ { status => 400, json => { error => 'unauthorized_client' } } ], repeat_last => $true);
+	advance(3500);
+	ok(settled('defined', "last_error_code = 'unauthorized_client'"), 'a client may not refresh');
+	$provider->script('/token/defined', []);
+	$cluster->sql(q{SELECT conduit_register_connector('defined', definition || '{"name": "Mended"}') FROM conduit.connector WHERE slug = 'defined'});
+	ok(settled('defined', 'generation = 2'), 'all are refreshed when the connector is registered anew');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit.event WHERE connector = 'defined' AND kind = 'connector_recovered'}), 'the alert is over');
+};
+
+subtest 'one refusal is none' => sub {
+	my @ids = connections('one', 6);
+
+	$provider->script('/token/one', [$refusal]);
+	advance(3500);
+	ok(settled('one', "generation = 2 OR last_error = 'config'"), 'a provider that refuses one connection of six');
+	is(state('one', 'count(*) FILTER (WHERE generation = 2)'), 5, 'keeps no other');
+	is(alerts('one'), '', 'and is no alert');
+};
+
+subtest "another tenant's client" => sub {
+	$cluster->connector('tenants', token_url => $provider->url . '/token/tenants');
+	$cluster->sql(q{SELECT conduit_set_client('tenants', 'cid', 'good secret', tenant => 't')});
+	my %ids;
+	for my $tenant ('', 't')
+	{
+		for my $grant ($provider->issue(10, expires_in => 3600))
+		{
+			my $id = $cluster->sql("SELECT conduit_create_connection('alice', 'tenants', tenant => '$tenant')");
+			my $json = JSON::PP->new->encode($grant);
+			$cluster->sql("SELECT conduit_store_credential('$id', NULL, \$json\$$json\$json\$, '$tenant')");
+		}
+	}
+	$provider->client('cid', 'good secret');
+	advance(3500);
+	ok(settled('tenants', "generation = 2 OR last_error_code = 'invalid_client'"), 'a secret that only one tenant has right');
+	is($cluster->sql(q{SELECT string_agg(tenant || generation || ' ' || n, ', ' ORDER BY tenant) FROM (SELECT tenant, generation, count(*) n FROM conduit.credential WHERE connector = 'tenants' GROUP BY 1, 2) s}),
+		'1 10, t2 10', 'keeps back those of the other');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit.event WHERE connector = 'tenants' AND kind = 'connector_alert' AND tenant = ''}), 'with an alert to whom it concerns');
+	is(alerts('tenants'), 'alert invalid_client', 'alone');
+	$provider->post('/control/client', {});
+};
+
+subtest 'no client at all' => sub {
+	my $slug = 'missing';
+	my $json = JSON::PP->new->canonical->encode({ extends => 'refused', token_url => $provider->url . "/token/$slug" });
+
+	$cluster->sql("SELECT conduit_register_connector('$slug', '$json')");
+	my @ids = connections($slug, 10);
+	advance(3500);
+	ok(settled($slug, "last_error_code = 'client_missing'"), 'without a client nothing is sent');
+	ok($cluster->poll("SELECT count(*) = 1 FROM conduit.event WHERE connector = '$slug' AND kind = 'connector_alert'"), 'which is told once');
+	$cluster->sql("SELECT conduit_set_client('$slug', 'cid', 'a secret')");
+	ok(settled($slug, 'generation = 2'), 'with one all are refreshed');
+	ok($cluster->poll("SELECT count(*) = 1 FROM conduit.event WHERE connector = '$slug' AND kind = 'connector_recovered'"), 'and that is over');
+	is(alerts($slug), 'alert client_missing, recovered client_missing', 'once each');
+};
+
+# ---- refresh tokens that are called dead, many at a time ----
+
+my $dead = { status => 400, json => { error => 'invalid_grant' } };
+
+sub needs_reauth { return $cluster->sql("SELECT count(*) FROM conduit.event WHERE kind = 'needs_reauth' AND connector = '$_[0]'"); }
+
+subtest 'a storm that passes' => sub {
+	my @ids = connections('storm', 80);
+	my $doubted = "status = 'ACTIVE' AND generation = 1 AND last_error = 'dead' AND last_error_code = 'invalid_grant'";
+
+	$provider->script('/token/storm', [$dead], repeat_last => $true);
+	advance(3500);
+	ok(settled('storm', "status = 'NEEDS_REAUTH' OR $doubted"), 'a provider that calls all tokens dead');
+	my $flipped = needs_reauth('storm');
+	cmp_ok($flipped, '<=', 24, 'is believed for the first twenty');
+	is(state('storm', "count(*) FILTER (WHERE status = 'NEEDS_REAUTH'), count(*) FILTER (WHERE $doubted)"), $flipped . '|' . (80 - $flipped), 'and for no more');
+	is(state('storm', "bool_and(next_attempt_at - last_error_at BETWEEN '599 s' AND '901 s' AND next_attempt_at = refresh_at) FILTER (WHERE $doubted)"), 't', 'the others are tried again in ten to fifteen minutes');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit_events_after(0, 10000) WHERE kind = 'connector_alert' AND connector = 'storm'}), 'there is an alert');
+	is($cluster->sql(q{SELECT connection_id IS NULL, owner IS NULL, tenant, reason FROM conduit_events_after(0, 10000) WHERE kind = 'connector_alert' AND connector = 'storm'}), 't|t||storm', 'of the connector');
+	is(findings('storm'), 'warning storm: connector "storm" calls many refresh tokens dead at once; its connections stay ACTIVE and are tried again', 'the doctor knows');
+	my $asked = requests('storm');
+	my ($id) = split /\n/, $cluster->sql("SELECT connection_id FROM conduit.credential WHERE connector = 'storm' AND $doubted");
+	like($cluster->vend('alice', $id), qr/^at-\d+-1 WARNING PT502 invalid_grant$/, 'a token that lives is vended');
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$id')"), 'f', 'nobody can hurry it');
+	is(requests('storm'), $asked, 'nothing was sent for asking');
+
+	advance(910);
+	ok(settled('storm', "status = 'NEEDS_REAUTH' OR ($doubted AND attempts = 2 AND refresh_at > now() + '$now s')"), 'while the provider stays at it');
+	is(needs_reauth('storm'), $flipped, 'it is not believed');
+	$cluster->node->stop('fast');
+	$cluster->node->start;
+	$cluster->wait_for_worker;
+	advance(910);
+	ok(settled('storm', "status = 'NEEDS_REAUTH' OR ($doubted AND attempts = 3 AND refresh_at > now() + '$now s')"), 'nor after a restart');
+	is(needs_reauth('storm'), $flipped, 'which does not forget');
+	$provider->script('/token/storm', []);
+	advance(910);
+	ok(settled('storm', "status = 'NEEDS_REAUTH' OR generation = 2"), 'when it comes to its senses, all are refreshed');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit.event WHERE kind = 'connector_recovered' AND connector = 'storm'}), 'and the storm is over');
+	is(needs_reauth('storm'), $flipped, 'nobody else has to authorize again');
+	is(alerts('storm'), 'alert storm, recovered storm', 'one alert, one end');
+	is(findings('storm'), '', 'for the doctor, too');
+};
+
+subtest 'a storm that does not pass' => sub {
+	my @ids = connections('flood', 80);
+
+	$provider->script('/token/flood', [$dead], repeat_last => $true);
+	advance(3500);
+	ok(settled('flood', "status = 'NEEDS_REAUTH' OR last_error = 'dead'"), 'a provider that calls all tokens dead');
+	my $flipped = needs_reauth('flood');
+	for my $minutes (15, 30, 45)
+	{
+		advance(905);
+		ok(settled('flood', "status = 'NEEDS_REAUTH' OR refresh_at > now() + '$now s'"), "after $minutes minutes");
+		is(needs_reauth('flood'), $flipped, 'is not believed');
+	}
+	advance(905);
+	ok(settled('flood', "status = 'NEEDS_REAUTH'"), 'after an hour is');
+	is(needs_reauth('flood'), 80, 'with an event each');
+	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit.event WHERE kind = 'connector_recovered' AND connector = 'flood'}), 'and the end of the alert');
+	is(alerts('flood'), 'alert storm, recovered storm', 'which does not begin anew');
+};
+
+subtest 'a few are no storm' => sub {
+	my @ids = connections('calm', 100);
+
+	$provider->script('/token/calm', [ $dead, $dead, $dead ]);
+	advance(3500);
+	ok(settled('calm', "status = 'NEEDS_REAUTH' OR generation = 2"), 'three dead tokens among a hundred');
+	is(needs_reauth('calm'), 3, 'are dead');
+	is(alerts('calm'), '', 'and no alert');
 };
 
 $cluster->stop;
