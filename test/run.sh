@@ -57,7 +57,7 @@ export TMPDIR=$place/tmp
 quietly build
 quietly build -C "$copy/test/unit"
 install_extension
-install_node_modules provider postgrest
+install_node_modules provider postgrest browser clients
 
 # Runs one part with its output shown and kept; notes how it ended and its own closing lines.
 failed=() closing=()

@@ -132,6 +132,7 @@ find_missing()
 		has_command cppcheck || missing+=(cppcheck)
 		has_command clang-tidy || missing+=(clang-tidy)
 		[ -x /usr/sbin/pgbouncer ] || has_command pgbouncer || missing+=(pgbouncer)
+		has_command chromium || missing+=(chromium fonts-liberation)
 	fi
 }
 
@@ -181,7 +182,7 @@ copy_checkout()
 {
 	mkdir -p "$place/build"
 	tar -C "$checkout" -cf - --exclude-vcs --exclude='*.o' --exclude='*.so' --exclude='*.bc' --exclude=./tmp_check \
-		--exclude=./log --exclude=./build --exclude=./.quickstart --exclude=node_modules --exclude='./conduit--[0-9].[0-9].[0-9].sql' . |
+		--exclude=./log --exclude=./build --exclude=./.quickstart --exclude=node_modules --exclude=.next --exclude='./conduit--[0-9].[0-9].[0-9].sql' . |
 		tar -C "$place/build" -xf - --no-same-owner
 	if is_root; then chown -R postgres: "$place"; fi
 }

@@ -71,6 +71,9 @@ async function loadProvider() {
 const tables = new Map();
 const grantMembers = new Map();
 
+/* Every token and code that was ever handed out: an opaque one is its own id. */
+const secrets = { AccessToken: [], RefreshToken: [], AuthorizationCode: [] };
+
 class MemoryStore {
   constructor(model) {
     if (!tables.has(model)) tables.set(model, new Map());
@@ -78,6 +81,7 @@ class MemoryStore {
   }
 
   async upsert(id, payload) {
+    if (!this.rows.has(id)) secrets[payload.kind]?.push(id);
     this.rows.set(id, payload);
     if (payload.grantId) {
       if (!grantMembers.has(payload.grantId)) grantMembers.set(payload.grantId, []);
@@ -124,6 +128,7 @@ function setHang(value) {
 
 const controls = {
   'GET counts': () => ({ ...counts, hanging: hanging.length, endpoints }),
+  'GET secrets': () => secrets,
   'POST revoke-grants': ({ account }) => {
     const grants = tables.get('Grant') ?? new Map();
     const doomed = [...grants.keys()].filter((id) => grants.get(id).accountId === account);
