@@ -86,10 +86,8 @@ fi
 install_extension with_llvm=no
 
 echo "Getting what is needed from npm"
-install_node_modules
-for package in test/postgrest examples/nextjs; do
-	quietly as_server npm --prefix "$place/build/$package" ci --ignore-scripts --no-audit --no-fund
-done
+install_node_modules provider postgrest
+quietly as_server npm --prefix "$app" ci --ignore-scripts --no-audit --no-fund
 
 echo "Building the application"
 quietly as_server npm --prefix "$app" run build

@@ -37,6 +37,10 @@ export class Browser {
     });
     page.on('response', (response) => {
       this.#see('response header', response.url(), JSON.stringify(response.headers()));
+    });
+    page.on('requestfinished', (request) => {
+      const response = request.response();
+      if (!response || (response.status() >= 300 && response.status() < 400)) return;
       const body = response.buffer().then((bytes) => this.#see('response body', response.url(), bytes.toString('latin1')), () => {});
       this.#pending.add(body);
       body.finally(() => this.#pending.delete(body));

@@ -28,7 +28,7 @@ function is(got, expected, name) {
 
 const control = async (url, body) => (await fetch(url, body && { method: 'POST', body: JSON.stringify(body) })).json();
 const text = (page, selector) => page.$$eval(selector, (all) => all.map((one) => one.innerText.trim()));
-const shoot = (page, name) => facts.images && page.screenshot({ path: `${facts.images}/nextjs-${name}.png` });
+const shoot = (page, name, fullPage = false) => facts.images && page.screenshot({ path: `${facts.images}/nextjs-${name}.png`, fullPage });
 
 /* Clicks and waits for the page that it leads to. */
 async function click(page, selector) {
@@ -69,7 +69,7 @@ try {
   is(page.url(), `${facts.app}/`, 'logged in, without anything of it in the address');
   is(await text(page, '.who .name'), ['alice'], 'as whom the provider says');
   is(await text(page, '.lead'), ['Nothing is connected yet.'], 'nothing is connected');
-  is(await text(page, '.offer h3'), ['Staff directory', 'Drive'].sort(), 'what can be connected');
+  is((await text(page, '.offer h3')).sort(), ['Drive', 'Staff directory'], 'what can be connected');
   await shoot(page, 'connect');
 
   await click(page, button('Connect', offer('Drive')));
@@ -85,7 +85,7 @@ try {
   await click(page, '.files a');
   const picture = await page.$eval('.preview img', (one) => ({ width: one.naturalWidth, complete: one.complete }));
   ok(picture.complete && picture.width > 0, 'a file is shown');
-  await shoot(page, 'preview');
+  await shoot(page, 'preview', true);
 
   await click(page, 'nav a');
   await click(page, button('Connect', offer('Staff directory')));
@@ -150,7 +150,8 @@ try {
   await click(page, button('Log out'));
   is(await text(page, 'h1'), ['Your accounts,\none workbench.'], 'logged out');
   const after = await visit();
-  ok(after.status === 307 && !(await after.text()).includes('alice'), 'the former cookie is not');
+  is([after.status, after.headers.get('location')], [307, '/logout?over'], 'the former cookie is not');
+  ok(!(await after.text()).includes('Drive'), 'and shows nothing');
 
   /* The point of it all. */
   const issued = await control(`${facts.issuer}/control/secrets`);

@@ -35,7 +35,7 @@ export default async function Layout({ children }: { children: ReactNode }) {
         </header>
         <main>{children}</main>
         <footer>
-          Tokens are sealed in PostgreSQL by Conduit. This page, and the server that made it, have never seen one.
+          The tokens of these accounts are sealed in PostgreSQL by Conduit. This page, and the server that made it, have never seen one.
         </footer>
       </body>
     </html>

@@ -12,7 +12,7 @@ export function Badge({ status }: { status: Status }) {
 
 /* A letter on a colour of its own for each connector. */
 export function Tile({ slug, name }: { slug: string; name: string }) {
-  const hue = [...slug].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 360, 7);
+  const hue = [...slug].reduce((sum, letter) => (sum * 67 + letter.charCodeAt(0)) % 360, 300);
   return <span className="tile" style={{ ['--hue' as string]: hue }} aria-hidden="true">{name.slice(0, 1)}</span>;
 }
 
