@@ -107,6 +107,7 @@ try {
   await shoot(page, 'needs-reauth');
   await click(page, 'nav a');
   is((await text(page, '.card .badge')).sort(), ['Connected', 'Needs you'], 'in the list, too');
+  await shoot(page, 'list');
   await click(page, button('Reconnect', card('Drive')));
   await consent(page, 'alice');
   is(page.url(), `${facts.app}/connections/${drive}`, 'connected again, as the same connection');
