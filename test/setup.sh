@@ -133,6 +133,8 @@ find_missing()
 		has_command clang-tidy || missing+=(clang-tidy)
 		[ -x /usr/sbin/pgbouncer ] || has_command pgbouncer || missing+=(pgbouncer)
 		has_command chromium || missing+=(chromium fonts-liberation)
+		has_command curl || missing+=(curl)
+		python3 -c 'import psycopg' 2>/dev/null || missing+=(python3-psycopg)
 	fi
 }
 

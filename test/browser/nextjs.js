@@ -64,7 +64,6 @@ try {
 
   await page.goto(facts.app, { waitUntil: 'networkidle0' });
   is(await text(page, 'h1'), ['Your accounts,\none workbench.'], 'a stranger is asked to log in');
-  await shoot(page, 'welcome');
   await logIn(page, 'alice');
   is(page.url(), `${facts.app}/`, 'logged in, without anything of it in the address');
   is(await text(page, '.who .name'), ['alice'], 'as whom the provider says');

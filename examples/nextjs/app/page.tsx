@@ -31,7 +31,7 @@ function Card({ connection, name }: { connection: Connection; name: string }) {
         <p className="small">
           {connection.status === 'ACTIVE'
             ? <>Connected <Ago at={connection.created_at} />{connection.last_refreshed_at && <>, renewed <Ago at={connection.last_refreshed_at} /></>}</>
-            : 'The provider takes our permission no more.'}
+            : 'The provider no longer takes our permission.'}
         </p>
       </div>
       <div className="actions">
