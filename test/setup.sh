@@ -103,6 +103,7 @@ debian_postgres_version()
 has_command() { command -v "$1" >/dev/null; }
 has_header() { has_command gcc && echo "#include <$1>" | gcc -E - >/dev/null 2>&1; }
 has_perl() { has_command perl && perl "$@" -e 1 2>/dev/null; }
+has_psycopg() { "$1" -c 'import psycopg' 2>/dev/null; }
 has_node() { has_command node && [ "$(node -p 'parseInt(process.versions.node)' 2>/dev/null || echo 0)" -ge 18 ]; }
 
 # Fills the array missing with the Debian packages for what is not there.
@@ -134,7 +135,7 @@ find_missing()
 		[ -x /usr/sbin/pgbouncer ] || has_command pgbouncer || missing+=(pgbouncer)
 		has_command chromium || missing+=(chromium fonts-liberation)
 		has_command curl || missing+=(curl)
-		python3 -c 'import psycopg' 2>/dev/null || missing+=(python3-psycopg)
+		has_psycopg python3 || has_psycopg /usr/bin/python3 || missing+=(python3-psycopg)
 	fi
 }
 

