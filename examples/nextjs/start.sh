@@ -24,9 +24,9 @@ start_server()
 {
 	local name=$1 directory=$2
 	shift 2
-	as_server sh -c 'name=$1; cd "$2"; shift 2
-		setsid "$@" </dev/null >"$HOME/$name.out" 2>"$HOME/$name.log" &
-		echo $! >"$HOME/$name.pid"' sh "$name" "$directory" env HOME="$place" "$@"
+	as_server sh -c 'files=$PWD/$1; cd "$2"; shift 2
+		setsid "$@" </dev/null >"$files.out" 2>"$files.log" &
+		echo $! >"$files.pid"' sh "$name" "$directory" env HOME="$place" "$@"
 }
 
 # Only if the process is still one that was started here: it has our directory for its home.

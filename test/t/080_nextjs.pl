@@ -16,7 +16,7 @@ use Test::More;
 
 my $root = abs_path("$FindBin::RealBin/../..");
 my $http = HTTP::Tiny->new(proxy => undef, http_proxy => undef, https_proxy => undef);
-my ($bindir) = IPC::Run::run([ 'pg_config', '--bindir' ], '>', \my $found) ? $found =~ /(.*)/ : ();
+my ($bindir) = run_command([ 'pg_config', '--bindir' ]);
 
 # All of it, by the one command.
 my $port = PostgreSQL::Test::Cluster::get_free_port();
