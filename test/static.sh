@@ -134,7 +134,7 @@ no_match()
 
 list_sources()
 {
-	find . -name .git -prune -o -name node_modules -prune -o -name tmp_check -prune -o -type f \
+	find . -name .git -prune -o -name node_modules -prune -o -name .next -prune -o -name tmp_check -prune -o -type f \
 		\( -name '*.[ch]' -o -name '*.sql' -o -name '*.p[lm]' -o -name '*.sh' -o -name '*.spec' -o -name '*.js' -o -name Makefile \) \
 		! -name 'conduit--*.sql' -print
 }

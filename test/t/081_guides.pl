@@ -63,8 +63,8 @@ sub script
 		elsif ($language eq 'sh background')
 		{
 			chomp $text;
-			$script .= "$text >background.log 2>&1 & trap 'kill \$!' EXIT\n"
-			  . "for i in \$(seq 600); do grep -q 'Schema cache loaded' background.log && break; sleep 0.1; done\n";
+			$script .= "touch background.log; $text >background.log 2>&1 & trap 'kill \$!' EXIT\n"
+			  . "grep -q 'Schema cache loaded' <(timeout 60 tail -n +1 -f background.log)\n";
 		}
 		elsif ($language eq 'sql') { $script .= "psql -q -v ON_ERROR_STOP=1 <<'END OF SQL'\n${text}END OF SQL\n"; }
 		elsif ($language eq 'js') { $script .= "cat >block$n.mjs <<'END OF JS'\n${text}END OF JS\nnode block$n.mjs\n"; }
