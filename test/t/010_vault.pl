@@ -640,12 +640,14 @@ subtest 'JSON' => sub {
 
 subtest 'errors' => sub {
 	my @expected = (
+		[ 'PT401', 'unauthorized' ], [ 'PT403', 'forbidden' ], [ 'PT429', 'rate limited' ], [ 'PT404', 'not found' ],
 		[ 'PT404', 'connection not found' ], [ 'PT404', 'credential not found' ],
 		[ 'PT409', 'connection needs re-authorization' ], [ 'PT409', 'connection lacks scope' ],
 		[ 'PT410', 'connection revoked' ], [ 'PT502', 'bad provider response' ], [ 'PT504', 'provider unavailable' ],
 		[ 'PT500', 'conduit worker is not running' ], [ 'PT500', 'refresh is paused' ], [ 'PT500', 'vault is locked' ],
 		[ 'PT500', 'key not in keyring' ], [ 'PT500', 'credential cannot be opened' ],
 		[ 'PT500', 'connector is not configured' ], [ '55000', 'credential is not committed' ],
+		[ 'PT400', 'authorization failed' ],
 		[ '55000', 'restart PostgreSQL to load the new conduit library' ],
 		[ '55000', 'run ALTER EXTENSION conduit UPDATE' ]);
 	my $start = -s $node->logfile;
@@ -655,10 +657,10 @@ subtest 'errors' => sub {
 		my ($ret, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT unit_raise($i, 'detail-$i 1')");
 		like($err, qr/ERROR:  $state: \Q$message\E\n/, "$state $message");
 		like($err, qr/\nHINT:  \S.*\.\n/, "$message: a hint");
-		if ($state eq 'PT404') { unlike($err, qr/DETAIL/, "$message: no detail"); }
+		if ($state =~ /^PT40[14]$/) { unlike($err, qr/DETAIL/, "$message: no detail"); }
 		else { like($err, qr/\nDETAIL:  detail-$i 1\n/, "$message: the detail"); }
 		($ret, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT unit_warn($i, 'd')");
-		like($err, qr/WARNING:  $state: \Q$message\E\n/, "$message, as a warning") if $i == 6;
+		like($err, qr/WARNING:  $state: \Q$message\E\n/, "$message, as a warning") if $message eq 'provider unavailable';
 	}
 	my $log = slurp_file($node->logfile, $start);
 	like($log, qr/ERROR:  connection revoked/, 'errors are logged');
@@ -686,6 +688,7 @@ subtest 'settings' => sub {
 		'ca_file= sighup', 'claims_login_roles=authenticator sighup', 'clock_offset=0s sighup', 'egress_allow= sighup',
 		'event_retention=2592000s sighup', 'http_timeout=30000ms sighup', 'keyring_file= sighup', 'max_in_flight=64 sighup',
 		'max_response_size=64kB sighup', 'refresh_enabled=on superuser', 'refresh_idle=0s sighup', 'refresh_lead=300s sighup',
+		'request_max_size=10240kB sighup', 'request_timeout=6000ms sighup', 'session_max_ttl=2592000s sighup', 'session_ttl=604800s sighup',
 		'shutdown_grace=1000ms sighup', 'vend_patience=1000ms user', 'vend_timeout=5000ms user'), 'defaults and contexts');
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_settings WHERE name LIKE 'conduit.%' AND short_desc !~ '^Sets .*\.$'}),
 		0, 'descriptions');
