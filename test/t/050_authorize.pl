@@ -1,6 +1,6 @@
 # From a button to a connection: conduit_authorize(), a browser's way through the
 # provider, conduit_authorize_callback().  What can be had of it, and how it is
-# refused; 052 has what crashes and open transactions do to it.
+# refused; 053 has attacks, 054 what crashes and open transactions do to it.
 use strict;
 use warnings;
 use FindBin;
