@@ -47,10 +47,17 @@ sub connect_one
 sub wait_until_recovered
 {
 	my ($former) = @_;
-	$node->poll_query_until('postgres', qq{
-		SELECT count(*) = 1 FROM pg_stat_activity
-		WHERE backend_type = 'conduit worker' AND datname = 'app' AND state IS NOT NULL AND pid <> $former})
-	  or die 'no worker after the crash';
+	my $recovered;
+	# While the server begins again, psql may end before it has read what it is to ask.
+	do
+	{
+		$recovered = eval {
+			$node->poll_query_until('postgres', qq{
+				SELECT count(*) = 1 FROM pg_stat_activity
+				WHERE backend_type = 'conduit worker' AND datname = 'app' AND state IS NOT NULL AND pid <> $former}) || 0;
+		};
+	} until defined $recovered || $@ !~ /Broken pipe/;
+	die 'no worker after the crash' unless $recovered;
 	return;
 }
 
