@@ -57,11 +57,12 @@ sub refresh_that_hangs
 	return $caller;
 }
 
-# The worker has begun a round after all that is committed now.
-sub wait_for_round
+# The worker has come to the end of a round that began after now: it takes two
+# requests one after the other, which may be refused.
+sub one_round_later
 {
-	my $at = $cluster->sql('SELECT clock_timestamp()');
-	return $cluster->poll("SELECT last_round > '$at' FROM conduit_health()");
+	$cluster->error(q{SELECT conduit_refresh_due(1, tenant => 'nobody')}) foreach 1 .. 2;
+	return;
 }
 
 # Milliseconds between the log's lines that match.
@@ -121,7 +122,7 @@ $cluster->setting('conduit.max_in_flight', 8);
 	kill('HUP', $pid);
 	$node->wait_for_log(qr/\[$pid\].*\n.*conduit worker, checking/);
 	$holder->simple('ROLLBACK');
-	ok(wait_for_round(), 'the worker goes on');
+	one_round_later();
 	$cluster->setting('conduit.keyring_file', $cluster->keyring_file);
 	ok(wait_for_generation(2, $id), 'and the reply is not lost');
 	is($cluster->worker_pid, $pid, 'it is the same worker');
@@ -135,7 +136,7 @@ $cluster->setting('conduit.max_in_flight', 8);
 
 	my $caller = refresh_that_hangs('again', $id);
 	$cluster->store($id, { refresh_token => $new->{refresh_token} });
-	ok(wait_for_round(), 'the worker has seen it, behind the flight');
+	one_round_later();
 	$provider->release;
 	ok(wait_for_generation(3, $id), 'it is refreshed as soon as that has landed');
 }
@@ -245,10 +246,10 @@ $cluster->setting('conduit.max_in_flight', 8);
 	$holder->simple("SELECT FROM conduit.connection WHERE id = '$held' FOR UPDATE");
 	$cluster->vend('alice', $held);
 	$cluster->reload;
-	ok(wait_for_round(), 'that of one that is only held');
+	one_round_later();
 	$holder->simple('COMMIT');
 	$cluster->reload;
-	ok($cluster->poll("SELECT count(*) = 1 FROM conduit.last_use WHERE connection_id = '$held'"), 'is written later');
+	ok($cluster->poll("SELECT count(*) = 1 FROM conduit.last_use WHERE connection_id = '$held'"), 'that of one that is only held is written later');
 }
 
 # ---- a client is set while somebody holds a connection of it ----
