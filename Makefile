@@ -31,7 +31,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/export.o src/lifecycle/failure.o src/lifecycle/handover.o src/lifecycle/health.o \
 	src/lifecycle/import.o src/lifecycle/import_match.o src/lifecycle/import_record.o src/lifecycle/key.o \
 	src/lifecycle/parked.o src/lifecycle/rate.o src/lifecycle/redirect.o src/lifecycle/refresh_call.o \
-	src/lifecycle/renewal.o src/lifecycle/request.o src/lifecycle/revocation.o src/lifecycle/rewrap.o \
+	src/lifecycle/renewal.o src/lifecycle/request.o src/lifecycle/revocation.o src/lifecycle/revocation_errand.o src/lifecycle/rewrap.o \
 	src/lifecycle/rows.o src/lifecycle/schedule.o src/lifecycle/send.o src/lifecycle/settle.o src/lifecycle/store.o \
 	src/lifecycle/storing.o src/lifecycle/storm.o src/lifecycle/throttle.o src/lifecycle/vend.o \
 	src/lifecycle/vend_many.o src/lifecycle/wait.o \
@@ -39,7 +39,7 @@ OBJS = src/conduit.o \
 	src/door/jwt_key.o src/door/session.o src/door/token.o src/door/trusted_caller.o \
 	src/worker/api_calls.o src/worker/authorizing.o src/worker/chores.o src/worker/drain.o src/worker/errands.o \
 	src/worker/landing.o src/worker/launcher.o src/worker/leave.o src/worker/mail.o src/worker/pause.o src/worker/queue.o \
-	src/worker/requests.o src/worker/round.o src/worker/takeoff.o src/worker/worker.o
+	src/worker/requests.o src/worker/revoking.o src/worker/round.o src/worker/takeoff.o src/worker/worker.o
 
 # The parts of the extension script, in order.
 SQL_PARTS = schema profile connector client connection credential bulk authorize refresh rate request event api_key session identity key health catalogue facade_functions facade finish

@@ -98,6 +98,7 @@ CREATE INDEX connection_revoked_idx ON conduit.connection (tenant, owner, connec
 CREATE INDEX connection_owner_idx ON conduit.connection (tenant, owner, id);
 CREATE INDEX connection_needs_reauth_idx ON conduit.connection (id)
 	WHERE status OPERATOR(pg_catalog.=) 'NEEDS_REAUTH';
+CREATE INDEX connection_client_idx ON conduit.connection (client_id, account);
 CREATE INDEX connection_connector_idx ON conduit.connection (connector, client_id);
 COMMENT ON TABLE conduit.connection IS 'One owner''s authorized account at a connector';
 COMMENT ON COLUMN conduit.connection.last_generation IS
@@ -274,8 +275,14 @@ CREATE TABLE conduit.revocation (
 	params			jsonb NOT NULL,
 	access			bytea,
 	refresh			bytea,
-	queued_at		timestamptz NOT NULL
+	queued_at		timestamptz NOT NULL,
+	next_attempt_at	timestamptz NOT NULL,
+	attempts		integer NOT NULL DEFAULT 0,
+	last_error		text,
+	last_error_code	text
 );
+CREATE INDEX revocation_connector_idx ON conduit.revocation (connector, next_attempt_at);
+CREATE INDEX revocation_next_attempt_at_idx ON conduit.revocation (next_attempt_at);
 ALTER TABLE conduit.revocation ALTER COLUMN access SET STORAGE EXTERNAL;
 ALTER TABLE conduit.revocation ALTER COLUMN refresh SET STORAGE EXTERNAL;
 ALTER TABLE conduit.revocation ALTER COLUMN access SET STATISTICS 0;

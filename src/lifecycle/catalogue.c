@@ -18,6 +18,7 @@
 #include "base/report.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/client.h"
+#include "lifecycle/revocation.h"
 #include "lifecycle/store.h"
 #include "shared/stats.h"
 
@@ -379,6 +380,7 @@ conduit_drop_connector(PG_FUNCTION_ARGS)
 				 errdetail("in_use " INT64_FORMAT, conduit_row_int64(0, 1)),
 				 errhint("Delete its connections, retire its clients and drop what extends it first."),
 				 errhidestmt(true), errhidecontext(true)));
+	conduit_revocation_warn_queued(slug, NULL, "");
 	conduit_store_run(&delete, &args);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();

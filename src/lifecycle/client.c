@@ -20,6 +20,7 @@
 #include "lifecycle/commit.h"
 #include "lifecycle/credential.h"
 #include "lifecycle/key.h"
+#include "lifecycle/revocation.h"
 #include "lifecycle/store.h"
 #include "provider/assertion.h"
 #include "shared/roster.h"
@@ -492,6 +493,7 @@ conduit_retire_client(PG_FUNCTION_ARGS)
 				 errdetail("in_use " INT64_FORMAT, conduit_row_int64(0, 1)),
 				 errhint("Connections issued under it can be refreshed with it only; re-authorize or delete them first."),
 				 errhidestmt(true), errhidecontext(true)));
+	conduit_revocation_warn_queued(slug, client_id, tenant);
 	conduit_store_run(&delete, &args);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();

@@ -50,6 +50,7 @@ typedef enum RosterPause
 #define NUDGE_EVENTS	0x02	/* events without a number */
 #define NUDGE_DUE		0x04	/* an earlier refresh_at was committed */
 #define NUDGE_CHECK		0x08	/* the extension, its settings or identity may have changed */
+#define NUDGE_QUEUES	0x20	/* work was queued in a table */
 #define NUDGE_RESTART	0x10	/* settings that a process reads at its start did */
 
 /* What a worker says of itself, and what others may read of it. */

@@ -162,6 +162,7 @@ conduit_keep_house(void)
 	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
 	conduit_round.check = true;
 	conduit_round.tell = true;
+	conduit_round.queues_at = 0;
 	conduit_round.next_due = Min(conduit_round.next_due, conduit_now());
 
 	(void) do_in_batches(flush_wraps, "counting wraps");

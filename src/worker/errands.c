@@ -104,6 +104,9 @@ finish(Errand *errand)
 {
 	if (errand->answer == ANSWER_PARKED)
 		conduit_round.errands_parked_at = conduit_real_time_in(CONDUIT_RETRY_PARKED);
+	/* There may be more where it came from; what could not be claimed is not tried again at once. */
+	if (!errand->kind->asked)
+		conduit_round.queues_at = errand->answer == ANSWER_DONE ? 0 : conduit_real_time_in(LAST_RETRY_SETTLE);
 	answer_waiters(errand);
 	errand->kind->free(errand);
 }

@@ -86,7 +86,7 @@ check_pause(void)
 	if (pause == PAUSE_NONE)
 	{
 		ereport(LOG, (errmsg("conduit: refreshing")));
-		conduit_round.full_scan_at = 0;
+		conduit_round.full_scan_at = conduit_round.queues_at = 0;
 	}
 	else
 		ereport(LOG, (errmsg("conduit: refresh is paused: %s", reasons[pause])));

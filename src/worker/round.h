@@ -48,6 +48,7 @@ typedef struct WorkerRound
 	TimestampTz parked_at;
 	int			parked_delay;
 	TimestampTz errands_parked_at;	/* DT_NOEND: none is */
+	TimestampTz queues_at;		/* when to look for queued work */
 	TimestampTz housekeeping_at;
 	TimestampTz alerts_at;		/* not to be written before: the last try failed */
 	TimestampTz full_scan_at;

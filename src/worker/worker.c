@@ -40,6 +40,7 @@
 #include "worker/authorizing.h"
 #include "worker/errands.h"
 #include "worker/queue.h"
+#include "worker/revoking.h"
 #include "worker/round.h"
 
 /* Milliseconds. */
@@ -128,6 +129,8 @@ take_nudges(void)
 		conduit_round.restart = true;
 	if (nudges & NUDGE_CHECK)
 		conduit_round.check = true;
+	if (nudges & NUDGE_QUEUES)
+		conduit_round.queues_at = 0;
 	if (nudges & NUDGE_EVENTS)
 		conduit_round.tell = true;
 	if (nudges & NUDGE_DUE)
@@ -177,6 +180,8 @@ play_round(void)
 		conduit_guarded(conduit_claim_and_send, "claiming");
 	else
 		conduit_queue_finish_waiting(conduit_pause_answer());
+	if (conduit_revoking_next() <= GetCurrentTimestamp())
+		conduit_guarded(conduit_revoking_look, "looking for revocations");
 	conduit_guarded(conduit_errands_start, "starting errands");
 	conduit_guarded(conduit_tend_alerts, "telling of connectors");
 	if (conduit_round.tell)
@@ -208,6 +213,7 @@ sleep_time(void)
 	if (conduit_round.settle_failed)
 		sleep = least(sleep, conduit_round.settle_at);
 	sleep = least(sleep, conduit_errands_next());
+	sleep = least(sleep, conduit_revoking_next());
 	sleep = least(sleep, conduit_round.errands_parked_at);
 	if (conduit_round.pause == PAUSE_NONE && !conduit_round.settle_failed &&
 		conduit_queue_waiting_unasked() < CONDUIT_MAX_QUEUED)
