@@ -209,6 +209,28 @@ count_kind(dlist_head *list, const ErrandKind *kind)
 	return n;
 }
 
+static int
+count_of_connector(dlist_head *list, const ErrandKind *kind, const char *connector)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, list)
+	{
+		Errand	   *errand = dlist_container(Errand, node, iter.cur);
+
+		n += errand->kind == kind && strcmp(errand->connector, connector) == 0;
+	}
+	return n;
+}
+
+int
+conduit_errands_of_connector(const ErrandKind *kind, const char *connector)
+{
+	return count_of_connector(&waiting, kind, connector) + count_of_connector(&flying, kind, connector) +
+		count_of_connector(&answered, kind, connector);
+}
+
 int
 conduit_errands_waiting(const ErrandKind *kind)
 {

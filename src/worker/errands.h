@@ -38,6 +38,9 @@ extern int	conduit_errands_waiting(const ErrandKind *kind);
 /* How many more errands of a kind that nobody waits for may be added now. */
 extern int	conduit_errands_room(const ErrandKind *kind);
 
+/* How many of a kind there are of a connector. */
+extern int	conduit_errands_of_connector(const ErrandKind *kind, const char *connector);
+
 /* Those that are claimed and not over yet. */
 extern int	conduit_errands_under_way(void);
 

@@ -16,7 +16,7 @@
 #include "worker/errands.h"
 #include "worker/round.h"
 
-/* Of one connector at a time. */
+/* Of one connector at a time: one that hangs leaves places to others. */
 #define OF_EACH 4
 
 /* Milliseconds. */
@@ -66,7 +66,8 @@ conduit_revoking_look(void)
 	conduit_round.check |= !adopted;
 	for (int i = 0; i < n; i++)
 	{
-		if (conduit_errands_find(&conduit_revocation_errand, conduit_revocation_errand_is, &rows[i].id) != NULL)
+		if (conduit_errands_of_connector(&conduit_revocation_errand, rows[i].connector) >= OF_EACH ||
+			conduit_errands_find(&conduit_revocation_errand, conduit_revocation_errand_is, &rows[i].id) != NULL)
 			continue;
 		conduit_errands_add(conduit_revocation_errand_make(&rows[i].id, rows[i].connector), NULL);
 		added++;
