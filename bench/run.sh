@@ -1,7 +1,8 @@
 #!/bin/bash
 # Measures what the README quotes, against a server of its own, in under two minutes:
 # what a warm vend costs beside the same row without Conduit and beside
-# pgcrypto's, and how many refreshes a second one worker does.
+# pgcrypto's, how many refreshes a second one worker does, and how long an import
+# of 100000 connections takes.
 #
 #   ./bench/run.sh [SECONDS] [CLIENTS]
 #
@@ -16,6 +17,7 @@ seconds=${1:-8}
 clients=${2:-$(nproc)}
 connections=1000
 refreshes=3000
+imports=100000
 
 install_missing
 new_place conduit-bench
@@ -120,8 +122,23 @@ until [ "$(sql -c "SELECT sum(refreshed) >= $total FROM conduit_stats()")" = t ]
 done
 end=$(date +%s%N)
 
+# ---- Imports ----
+
+quietly sql <<END
+SELECT conduit_register_connector('import', '{"auth_type": "oauth2_code", "authorize_url": "$url/authorize", "token_url": "$url/token", "client_auth": "post"}'), conduit_set_client('import', 'cid', 'secret');
+CREATE TABLE batches AS SELECT (n - 1) / 10000 AS b, json_agg(json_build_object('owner', 'owner ' || n % 50000, 'account', n::text, 'secret',
+	json_build_object('access_token', 'at' || repeat(md5(n::text), 8), 'refresh_token', 'rt' || md5(n::text), 'token_type', 'Bearer', 'expires_in', 2592000)))::text AS records
+FROM generate_series(1, $imports) n GROUP BY 1;
+END
+import_begin=$(date +%s%N)
+for ((batch = 0; batch < imports / 10000; batch++)); do
+	[ "$(sql -c "SELECT count(i.connection_id) FROM batches, conduit_import('import', records) i WHERE b = $batch")" = 10000 ] || die "not all of a batch was imported"
+done
+import_end=$(date +%s%N)
+
 awk -v base="$base" -v row="$row" -v vend="$vend" -v pgp="$pgp" -v clients="$clients" -v seconds="$seconds" \
-	-v count=$((refreshes + connections)) -v ns=$((end - begin)) 'BEGIN {
+	-v count=$((refreshes + connections)) -v ns=$((end - begin)) \
+	-v imports=$imports -v import_ns=$((import_end - import_begin)) 'BEGIN {
 	printf "\n%d clients, %d s each, prepared statements\n\n", clients, seconds
 	printf "%-52s %10s %10s %8s\n", "", "per second", "us beyond", "ratio"
 	line("id by number (what all of them begin with)", base, base, row)
@@ -129,6 +146,7 @@ awk -v base="$base" -v row="$row" -v vend="$vend" -v pgp="$pgp" -v clients="$cli
 	line("conduit_vend, warm", vend, base, row)
 	line("pgp_sym_decrypt of the same token", pgp, base, row)
 	printf "\n%-52s %10.0f\n", "refreshes by one worker, provider on this machine", count / (ns / 1e9)
+	printf "%-52s %10.0f   (%d in %.1f s)\n", "connections imported, 10000 a call", imports / (import_ns / 1e9), imports, import_ns / 1e9
 }
 # us beyond: what one call costs a client more than the look-up of the id.
 function line(what, tps, base, row) {

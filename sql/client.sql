@@ -14,6 +14,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_retire_client(text, text, text) IS
 'Removes a client and its secrets.
 
+A WARNING says how many revocations at the provider are still queued under it, which can only be sent if it is set again.
 Errors: 22023 unknown client; 23503 client is in use: connections issued under it can be refreshed with no other.';
 
 CREATE FUNCTION @extschema@.conduit_clients(tenant text DEFAULT '',

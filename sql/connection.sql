@@ -57,7 +57,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_revoke_connection(text, uuid, text) IS
 'Revokes a connection for good: its credential is destroyed, its row stays.
 
-The revocation at the provider (RFC 7009) is queued with the commit. Revoking again does nothing.
+The revocation at the provider (RFC 7009) is queued with the commit, where the connector has a revoke_url. It is not sent while another connection may live on the same grant; a failure is tried again for a week, then an event revocation_failed says so. Revoking again does nothing.
 Errors: PT404.';
 
 CREATE FUNCTION @extschema@.conduit_delete_connection(owner text, connection_id uuid, tenant text DEFAULT '') RETURNS void
@@ -65,6 +65,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_delete_connection(text, uuid, text) IS
 'Deletes a connection with its credential and queues the revocation at the provider.
 
+The revocation goes as with conduit_revoke_connection().
 Errors: PT404.';
 
 CREATE FUNCTION @extschema@.conduit_delete_owner(owner text, tenant text DEFAULT '') RETURNS integer

@@ -73,6 +73,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_drop_connector(text) IS
 'Removes a connector of your own.
 
+A WARNING says how many revocations at its provider are still queued: they are given up.
 Errors: 22023 unknown connector; 42501 connector is built in; 23503 connector is in use, by connections, clients or connectors that extend it.';
 
 CREATE FUNCTION @extschema@.conduit_discover(issuer text) RETURNS jsonb

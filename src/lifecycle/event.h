@@ -19,7 +19,8 @@
 typedef struct ConduitEvent
 {
 	const char *kind;			/* created, authorized, needs_reauth, recovered,
-								 * revoked, deleted, exported */
+								 * revoked, deleted, exported,
+								 * revocation_failed */
 	const char *tenant;
 	const pg_uuid_t *connection;
 	const char *owner;

@@ -10,8 +10,10 @@ use strict;
 use warnings;
 
 use File::Find;
+use File::Temp ();
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
 use JSON::PP ();
 use MIME::Base64 qw(decode_base64 encode_base64);
 use PostgreSQL::Test::Cluster;
@@ -245,6 +247,19 @@ sub look_at_views
 
 # ---- the whole line ----
 
+# gpg's, with a subkey to encrypt to.
+my $public_key = do {
+	my $home = File::Temp->newdir('gpg-XXXXXX', TMPDIR => 1);
+	my @gpg = ('gpg', '--homedir', "$home", '--batch', '--quiet', '--no-tty', '--pinentry-mode', 'loopback', '--passphrase', '');
+	my $gpg = sub { IPC::Run::run([ @gpg, @_ ], '<', \undef, '>', \my $out, '2>', \my $err) or die "gpg: $err"; return $out; };
+	$gpg->('--quick-generate-key', 'canary@example.org', 'rsa2048', 'cert', 'never');
+	my ($fingerprint) = $gpg->('--with-colons', '--list-keys') =~ /^fpr:+(\w+):/m;
+	$gpg->('--quick-add-key', $fingerprint, 'rsa2048', 'encr', 'never');
+	my $key = $gpg->('--export', 'canary@example.org');
+	IPC::Run::run([ 'gpgconf', '--homedir', "$home", '--kill', 'all' ]);
+	'\x' . unpack('H*', $key);
+};
+
 my $clock = 0;
 my $path;     # of the token endpoint, and a part of the connector's name
 
@@ -341,6 +356,49 @@ sub grant
 		client_secret => secret("$pass: echoed client secret of $name"),
 		instance => secret("$pass: extra of $name"),
 		user => { name => 'x', refresh_token => secret("$pass: nested token of $name") } };
+}
+
+# Many at once, good and bad; and one that leaves for somebody else's key.
+sub in_bulk
+{
+	my ($wire, $pass) = @_;
+	my $import = 'SELECT ordinal, connection_id, error FROM conduit_import($1, $2)';
+	my @good = map { { owner => 'alice', account => "bulk $pass $_", secret => grant($pass, "import $_") } } 1 .. 20;
+	my $imported = rows($wire, $import, "web_$path", $json->encode(\@good));
+	my $bad = sub { return secret("$pass: bad record $_[0]"); };
+
+	is(scalar(grep { !defined $_->[2] } @$imported), 20, 'grants are imported');
+	is(scalar(grep { defined $_->[2] } @{ rows($wire, $import, "web_$path", '[' . join(',', $bad->('bare'), '"' . $bad->('text') . '"',
+		'{"owner": "a", "' . $bad->('key') . '": 1}', '{"owner": "a", "owner": "' . $bad->('twice') . '"}', '{"owner": ["' . $bad->('owner') . '"]}',
+		'{"owner": "a", "params": {"' . $bad->('variable') . '": "x"}}', '{"owner": "a", "client_id": "' . $bad->('client') . '"}',
+		'{"owner": "a", "secret": "' . $bad->('secret') . '"}', '{"owner": "a", "secret": {"access_token": "' . $bad->('token') . '\\u0000"}}') . ']') }), 9,
+		'bad records are not');
+	is(state_of($wire, $import, "web_$path", '[{"secret": "' . $bad->('open')), '22023', 'nor what is no array');
+	is(scalar(grep { defined $_->[0] } @{ rows($wire, 'SELECT access_token, error FROM conduit_vend_many($1, $2)', 'alice', '{' . join(',', map { $_->[1] } @$imported) . '}') }), 20,
+		'all are vended together');
+	my $export = 'SELECT octet_length(conduit_export_credential($1, $2, $3))';
+	cmp_ok(one($wire, $export, 'alice', $imported->[0][1], $public_key), '>', 500, 'one is exported');
+	is(state_of($wire, $export, 'alice', $imported->[0][1], '\x' . unpack('H*', 'no key')), '22023', 'but not for what is no key');
+	return;
+}
+
+# The provider repeats the token that it is to revoke.
+sub revoked
+{
+	my ($wire, $pass) = @_;
+	my $id = create($wire, "web_$path", "revoked $pass");
+	my $grant = grant($pass, 'a grant that is revoked');
+
+	store($wire, $id, $grant);
+	rows($wire, 'DELETE FROM conduit.credential WHERE connection_id IN (SELECT id FROM conduit.connection WHERE account LIKE $1)', 'bulk %');
+	$provider->script("/revoke/$path", [ { status => 400, json => { error => $grant->{refresh_token}, error_description => "no $grant->{refresh_token}" } } ]);
+	rows($wire, 'SELECT conduit_revoke_connection($1, $2)', 'alice', $id);
+	ok($cluster->poll("SELECT last_error IS NOT NULL FROM conduit.revocation WHERE connection_id = '$id'"), 'a revocation fails');
+	take_tables();
+	$cluster->set_clock($clock += 100);
+	ok($cluster->poll("SELECT count(*) = 0 FROM conduit.revocation WHERE connection_id = '$id'"), 'and succeeds');
+	is(($provider->log("/revoke/$path"))[-1]{params}{token}, $grant->{refresh_token}, 'with the token itself');
+	return;
 }
 
 sub refreshed
@@ -704,7 +762,7 @@ sub whole_line
 	$path = $pass;
 	rows($wire, 'SELECT conduit_register_connector($1, $2)', "web_$path", $json->encode({
 		name => 'Web', auth_type => 'oauth2_code', authorize_url => 'https://provider.example.com/authorize',
-		token_url => $provider->url . "/token/$path", client_auth => $n == 2 ? 'post' : 'basic' }));
+		token_url => $provider->url . "/token/$path", revoke_url => $provider->url . "/revoke/$path", revokes => 'token', client_auth => $n == 2 ? 'post' : 'basic' }));
 	rows($wire, 'SELECT conduit_set_client($1, $2, $3)', "web_$path", 'cid', secret("$pass: former client secret"));
 	my $client_secret = secret("$pass: client secret");
 	rows($wire, 'SELECT conduit_set_client($1, $2, $3)', "web_$path", 'cid', $client_secret);
@@ -717,6 +775,7 @@ sub whole_line
 	failed($wire, $pass, $web, $client_secret);
 	malformed($wire, $pass, $key, $pair, $web);
 	in_transactions($wire, $pass, $key);
+	in_bulk($wire, $pass);
 	cancelled($wire, $pass, $web);
 	my $authorized = authorized($wire, $pass, $client_secret);
 	parked($wire, $pass, $web);
@@ -728,6 +787,7 @@ sub whole_line
 	dump_all('dump');
 	look_at_views();
 	take_tables();
+	revoked($wire, $pass);
 	rows($wire, 'SELECT conduit_revoke_connection($1, $2)', 'alice', $pair);
 	rows($wire, 'SELECT conduit_delete_connection($1, $2)', 'alice', $_) for $key, $web, @minting, $authorized;
 	look_at_views();
