@@ -251,9 +251,10 @@ static bool
 is_being_granted(const Revocation *row)
 {
 	static StoreQuery select = {
-		"SELECT EXISTS (SELECT FROM conduit.authorize_state s WHERE s.connector = $1"
-		" AND (s.client_id = $2 OR $2 IS NULL) AND (s.status IN ('claimed', 'received', 'parked')"
-		"  OR s.status = 'open' AND s.expires_at > $3 AND s.owner = $4 AND s.tenant = $5))",
+		"SELECT EXISTS (SELECT FROM conduit.authorize_state s WHERE s.status IN ('claimed', 'received', 'parked')"
+		"  AND s.connector = $1 AND (s.client_id = $2 OR $2 IS NULL))"
+		" OR EXISTS (SELECT FROM conduit.authorize_state s WHERE s.status = 'open' AND s.expires_at > $3"
+		"  AND s.tenant = $5 AND s.owner = $4 AND s.connector = $1 AND (s.client_id = $2 OR $2 IS NULL))",
 		5, {TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}
 	};
 	StoreArgs	args = {0};
