@@ -3,7 +3,7 @@
 SET search_path = broker;
 
 SELECT conduit_register_connector('oauth', '{"auth_type": "oauth2_code",
-	"authorize_url": "https://id.example.com/authorize", "token_url": "http://127.0.0.1:1/token", "revoke_url": "http://127.0.0.1:1/revoke"}');
+	"authorize_url": "https://id.example.com/authorize", "token_url": "http://127.0.0.1:1/token", "revoke_url": "http://127.0.0.1:1/revoke", "revokes": "token"}');
 SELECT conduit_set_client('oauth', 'cid', 'a secret');
 SELECT conduit_create_connection('alice', 'oauth') AS oauth, conduit_create_connection('alice', 'alpaca') AS key,
 	conduit_create_connection('alice', 'oauth', 'gone') AS gone
