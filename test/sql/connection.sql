@@ -5,7 +5,7 @@ SET timezone = 'UTC';
 SELECT conduit_register_connector('desk', '{
 	"auth_type": "oauth2_code", "name": "Desk",
 	"authorize_url": "https://{subdomain}.desk.example.com/authorize",
-	"token_url": "https://{subdomain}.desk.example.com/token", "revoke_url": "https://{subdomain}.desk.example.com/revoke",
+	"token_url": "https://{subdomain}.desk.example.com/token", "revoke_url": "https://{subdomain}.desk.example.com/revoke", "revokes": "token",
 	"api_base_url": "https://{subdomain}.desk.example.com/api/{version}",
 	"params": {"subdomain": {"pattern": "^[a-z][a-z0-9-]*$"}, "version": {"pattern": "^v[0-9]+$", "default": "v2"}}}');
 
