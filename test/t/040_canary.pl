@@ -251,7 +251,11 @@ sub look_at_views
 my $public_key = do {
 	my $home = File::Temp->newdir('gpg-XXXXXX', TMPDIR => 1);
 	my @gpg = ('gpg', '--homedir', "$home", '--batch', '--quiet', '--no-tty', '--pinentry-mode', 'loopback', '--passphrase', '');
-	my $gpg = sub { IPC::Run::run([ @gpg, @_ ], '<', \undef, '>', \my $out, '2>', \my $err) or die "gpg: $err"; return $out; };
+	my $gpg = sub {
+		my ($out, $err) = ('', '');
+		IPC::Run::run([ @gpg, @_ ], '<', \undef, '>', \$out, '2>', \$err) or die "gpg: $err";
+		return $out;
+	};
 	$gpg->('--quick-generate-key', 'canary@example.org', 'rsa2048', 'cert', 'never');
 	my ($fingerprint) = $gpg->('--with-colons', '--list-keys') =~ /^fpr:+(\w+):/m;
 	$gpg->('--quick-add-key', $fingerprint, 'rsa2048', 'encr', 'never');

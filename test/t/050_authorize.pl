@@ -385,7 +385,7 @@ connector('named', account_path => 'sub', account_label_path => 'name', default_
 
 # What is refused after the exchange is to be revoked.
 {
-	$cluster->sql(qq{SELECT conduit_register_connector('named', definition || '{"revoke_url": "@{[ $provider->url ]}/revoke"}')
+	$cluster->sql(qq{SELECT conduit_register_connector('named', definition || '{"revoke_url": "@{[ $provider->url ]}/revoke", "revokes": "token"}')
 		FROM conduit.connector WHERE slug = 'named'});
 	reply('named', sub => 'r1');
 	my $id = connect_owner('carol', 'named');

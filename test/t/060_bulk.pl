@@ -423,7 +423,7 @@ foreach my $kind (sort keys %minting)
 	is_deeply(export_json('olga', $id), $minting{$kind}[1], "what tokens are minted with: $kind");
 	my $imported = import_into("minting-$kind", [ { owner => 'olga', account => 'imported', secret => $minting{$kind}[1] } ], '1 hour');
 	is_deeply(export_json('olga', $imported->[0][0]), $minting{$kind}[1], 'imported it is the same');
-	is(row('c.refresh_at IS NULL AND c.due_at <= now()', $imported->[0][0]), 't', 'and minted when it is first wanted');
+	is(row('c.refresh_at IS NULL AND c.access IS NULL', $imported->[0][0]), 't', 'and minted when it is first wanted');
 }
 
 # A refresh under way, and one whose reply is parked.
