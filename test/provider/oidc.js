@@ -29,6 +29,7 @@ try {
     options: {
       ...serverOptions,
       'access-ttl': { type: 'string', default: '60' },
+      'client-public-key': { type: 'string' },
       'client-secret': { type: 'string' },
       'redirect-uri': { type: 'string', multiple: true },
     },
@@ -191,6 +192,15 @@ const client = {
   redirect_uris: redirectUris,
 };
 
+/* Given its public key in PEM form, a client that signs (RFC 7523). */
+const publicKey = options['client-public-key'];
+const signingClients = publicKey === undefined ? [] : [{
+  ...client,
+  client_id: 'conduit-demo-signed',
+  token_endpoint_auth_method: 'private_key_jwt',
+  jwks: { keys: [crypto.createPublicKey(publicKey).export({ format: 'jwk' })] },
+}];
+
 const provider = new Provider(issuer, {
   adapter: MemoryStore,
   clients: [
@@ -206,6 +216,7 @@ const provider = new Provider(issuer, {
       client_secret: postSecret,
       token_endpoint_auth_method: 'client_secret_post',
     },
+    ...signingClients,
   ],
   scopes: ['openid', 'offline_access', 'profile', 'email'],
   claims: {

@@ -13,11 +13,11 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $provider = Conduit::Provider->start('scripted');
-my $oidc = Conduit::Provider->start('oidc', access_ttl => 600);
 my $cluster = Conduit::Cluster->new('main', settings => "log_statement = none\n");
 my $json = JSON::PP->new->canonical;
 my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 my ($key, $public_key) = Conduit::Provider->make_key('RS256');
+my $oidc = Conduit::Provider->start('oidc', access_ttl => 600, client_public_key => $public_key);
 my ($other_key, $other_public_key) = Conduit::Provider->make_key('RS256');
 my $now = 0;
 
@@ -209,6 +209,12 @@ sub vend
 	my $wrong = connect_account('oidc-cc', { client_id => $info->{client_id}, client_secret => 'wrong' });
 	like($cluster->error("SELECT conduit_vend('alice', '$wrong')"), qr/^PT409\|/, 'a wrong secret is found out');
 	is(column($wrong, 'status_reason'), 'invalid_client', 'for what it is');
+
+	register('oidc-signed', auth_type => 'oauth2_client_credentials', token_url => $info->{token_endpoint}, client_auth => 'private_key_jwt');
+	$id = connect_account('oidc-signed', { client_id => 'conduit-demo-signed', client_secret => $key });
+	like($cluster->sql("SELECT access_token FROM conduit_vend('alice', '$id')"), qr/^.{20,}$/, 'and takes our signature (private_key_jwt)');
+	$id = connect_account('oidc-signed', { client_id => 'conduit-demo-signed', client_secret => $other_key });
+	like($cluster->error("SELECT conduit_vend('alice', '$id')"), qr/^PT409\|/, 'but no other key\'s');
 }
 
 # ---- JWT bearer: a service account ----
