@@ -231,6 +231,7 @@ sub held_by
 	my $impatient = $cluster->wire(options => '-c conduit.vend_timeout=300ms');
 	my (undef, $state) = $cluster->authorize($owner, 'test', %{ $options{arguments} // {} });
 	my $code = new_code();
+	my $offset = -s $node->logfile;
 
 	$holder->simple('BEGIN');
 	my $held = $holder->simple($hold);
@@ -243,6 +244,9 @@ sub held_by
 	my (undef, $other) = $cluster->authorize('bystander', 'test');
 	reply('of another');
 	like($cluster->callback('bystander', $other, new_code()), $uuid, "$name: others go on");
+
+	# Who waits for a lock ends in lock_timeout, and parks after that, too.
+	unlike(slurp_file($node->logfile, $offset), qr/lock timeout/, "$name: the worker has not waited");
 
 	crash() if $options{crash};
 	$holder->simple($end) unless $options{crash};
