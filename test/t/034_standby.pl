@@ -74,6 +74,8 @@ $standby->set_clock(3500);
 	is($out, $grant{alice}{access_token}, 'a token that is due is vended');
 	is($err, '', 'without a warning');
 }
+like($standby->error("SELECT conduit_authorize('alice', 'test')"), qr/^PT504\|provider unavailable\|standby\|/, 'nobody is authorized here');
+like($standby->error("SELECT conduit_authorize_callback('alice', 'a state', 'a code')"), qr/^PT504\|provider unavailable\|standby\|/, 'nor completes an authorization');
 like($standby->error("SELECT conduit_refresh('alice', '$id{alice}')"), qr/^PT504\|provider unavailable\|standby\|/, 'a refresh is refused: this is a standby');
 $standby->set_clock(3700);
 like($standby->error("SELECT conduit_vend('alice', '$id{alice}')"), qr/^PT504\|provider unavailable\|standby\|/, 'a dead token is not vended, for the same reason');
