@@ -383,17 +383,22 @@ connector('named', account_path => 'sub', account_label_path => 'name', default_
 	is($cluster->callback('alice', $state, new_code()), 'PT400 authorization failed (connection_gone)', 'deleted meanwhile');
 }
 
-# What is refused after the exchange is to be revoked.
+# What is refused after the exchange is revoked, and nothing else.  A client of
+# its own: where another connection may live on the grant, nothing would be.
+connector('revoking', client_id => 'revoking-client', account_path => 'sub', revoke_url => $provider->url . '/revoke');
 {
-	$cluster->sql(qq{SELECT conduit_register_connector('named', definition || '{"revoke_url": "@{[ $provider->url ]}/revoke", "revokes": "token"}')
-		FROM conduit.connector WHERE slug = 'named'});
-	reply('named', sub => 'r1');
-	my $id = connect_owner('carol', 'named');
-	my (undef, $state) = $cluster->authorize('carol', 'named', connection_id => "'$id'");
-	reply('named', sub => 'r2');
-	$provider->script('/revoke', [ { status => 503 } ], repeat_last => $true);
+	reply('revoking', sub => 'r1');
+	my $id = connect_owner('carol', 'revoking');
+	my (undef, $state) = $cluster->authorize('carol', 'revoking', connection_id => "'$id'");
+	reply('revoking', sub => 'r2');
 	is($cluster->callback('carol', $state, new_code()), 'PT400 authorization failed (account_mismatch)', 'another account, at a provider that revokes');
-	is($cluster->sql("SELECT account, refresh IS NOT NULL FROM conduit.revocation WHERE owner = 'carol'"), 'r2|t', 'what it granted is queued for revocation');
+	$provider->wait_for('/revoke', 'total', 1);
+	ok($cluster->poll("SELECT count(*) = 0 FROM conduit.revocation WHERE owner = 'carol'"), 'what it granted is revoked');
+	my @revoked = map { $_->{params}{token} } $provider->log('/revoke');
+	is(scalar @revoked, 1, 'by one request');
+	is(($provider->tokens(refresh_token => $revoked[0]))[0]{revoked}, $true, 'of a token that the provider knows');
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('carol', '$id')"), 't', "while the connection's own grant is good");
+	is($cluster->sql("SELECT account FROM conduit_get_connection('carol', '$id')"), 'r1', 'and of the same account');
 }
 
 # A connection whose account nobody knew gets it; one that another has, it does not.
