@@ -169,7 +169,9 @@ is($cluster->sql('SELECT count(*) FROM conduit.flight'), 0, 'no claim is left');
 
 # ---- the row does not come back ----
 
-$cluster->connector('revocable', token_url => $provider->url . '/token/revocable', revoke_url => $provider->url . '/revoke');
+$cluster->connector('revocable', token_url => $provider->url . '/token/revocable', revoke_url => $provider->url . '/revoke', revokes => 'token');
+# So that what is queued stays there to be looked at.
+$provider->script('/revoke', [ { status => 503 } ], repeat_last => JSON::PP::true);
 foreach my $case (
 	[ 'deleted', "SELECT conduit_delete_connection('alice', '%s')" ],
 	[ 'revoked', "SELECT conduit_revoke_connection('alice', '%s')" ])
