@@ -417,7 +417,8 @@ subtest 'a client that is refused is not tried by all' => sub {
 
 	$provider->script('/token/refused', []);
 	$asked = requests('refused');
-	advance(1000);
+	# Less than most of them were told to wait.
+	advance(305);
 	ok(settled('refused', 'generation = 2'), 'when the provider lets one in, all are refreshed');
 	is(requests('refused') - $asked, 500, 'with a request each');
 	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit_events_after(0, 10000) WHERE kind = 'connector_recovered' AND connector = 'refused'}), 'and the alert is over');
