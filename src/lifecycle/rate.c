@@ -59,6 +59,15 @@ conduit_rate_token_key(const char *connector, const char *client_id, const pg_uu
 		conduit_limiter_key(LIMITER_TOKEN_CONNECTION, connector, connection, sizeof(pg_uuid_t));
 }
 
+void
+conduit_rate_charge_client(const ConduitConnector *connector, const char *client_id)
+{
+	LimiterKey	key = conduit_rate_token_key(connector->slug, client_id, NULL);
+	LimiterRate rate = conduit_rate_of(&connector->token_limit);
+
+	conduit_limiter_charge(&key, &rate, conduit_now());
+}
+
 /* The bucket of an owner's connection, and its rate; PT404 where it is not the owner's. */
 static LimiterKey
 find_bucket(const pg_uuid_t *connection, const char *owner, const char *tenant, LimiterRate *rate)

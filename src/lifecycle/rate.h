@@ -31,4 +31,10 @@ extern LimiterKey conduit_rate_api_key(const char *connector, const char *accoun
  */
 extern LimiterKey conduit_rate_token_key(const char *connector, const char *client_id, const pg_uuid_t *connection);
 
+/*
+ * conduit_rate_charge_client counts a request to the token endpoint that is
+ * sent in any case: the bucket owes it.  Raises nothing.
+ */
+extern void conduit_rate_charge_client(const ConduitConnector *connector, const char *client_id);
+
 #endif							/* CONDUIT_RATE_H */

@@ -323,6 +323,20 @@ subtest 'who is asked for goes first' => sub {
 	is(state('asked', "max($wait) FILTER (WHERE connection_id = '$urgent') <= '110 s', max($wait) > '850 s'"), 't|t', 'but to the next turn');
 };
 
+subtest 'a code that is exchanged counts, too' => sub {
+	$cluster->connector('code', token_url => $provider->url . '/token/code', redirect_uris => ['https://app.example.com/callback'],
+		token_rate_limit_requests => 2, token_rate_limit_window_s => 10_000);
+	my @ids = connections('code', 1);
+
+	for my $code ('a code', 'another', 'one more')
+	{
+		my (undef, $state) = $cluster->authorize('bob', 'code');
+		like($cluster->callback('bob', $state, $code), qr/^[0-9a-f-]{36}$/, "$code is exchanged, whatever the limit");
+	}
+	is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$ids[0]')"), 'f', 'a refresh waits');
+	like(state('code', "string_agg(round(extract(epoch FROM next_attempt_at - last_error_at))::text, '') FILTER (WHERE connection_id = '$ids[0]')"), qr/^(?:9[5-9]\d\d|1[01]\d\d\d)$/, 'until the bucket has what it owes and one more');
+};
+
 subtest 'a pause that a provider asks for' => sub {
 	# Few at a time, so that the first answer comes before most have been sent.
 	$cluster->setting('conduit.max_in_flight', 4);
