@@ -42,7 +42,6 @@ typedef struct ImportRecord
 
 	/* the connection it is for */
 	bool		has_connection;
-	bool		is_certain;		/* found by what was imported before */
 	bool		is_locked;		/* and was there before this call */
 	bool		is_new;			/* inserted by this call */
 	pg_uuid_t	connection;

@@ -17,7 +17,8 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
-#include "lifecycle/rows.h"
+#include "lifecycle/connection_index.h"
+#include "lifecycle/store.h"
 
 static int
 compare_keys(const void *a, const void *b)
@@ -69,108 +70,100 @@ wanted(const ImportRecord *record, bool with_account)
 	return record->error == NULL && !record->has_connection && (record->account != NULL) == with_account;
 }
 
-/*
- * Run a look-up for all records that want one, by owner and account, or by
- * owner and digest; its rows have the record's place in sorted, from 1.
- */
-static uint64
-look_up(const Import *import, StoreQuery *query, bool with_account, ImportRecord ***looked_up)
-{
-	ImportRecord **list = palloc(sizeof(ImportRecord *) * (import->nsorted + 1));
-	StoreRows	rows;
-	StoreArgs	args = {0};
-
-	conduit_rows_begin(&rows, query, 2, import->nsorted);
-	for (int i = 0; i < import->nsorted; i++)
-	{
-		ImportRecord *record = import->sorted[i];
-		StoreArgs	cells = {0};
-
-		if (!wanted(record, with_account))
-			continue;
-		conduit_arg_text(&cells, record->owner);
-		if (with_account)
-			conduit_arg_text(&cells, record->account);
-		else
-			conduit_arg_bytea(&cells, record->digest);
-		list[rows.n] = record;
-		conduit_rows_add(&rows, &cells);
-	}
-	*looked_up = list;
-	if (rows.n == 0)
-		return 0;
-	conduit_rows_args(&rows, &args);
-	conduit_arg_text(&args, import->tenant);
-	conduit_arg_text(&args, import->slug);
-	return conduit_store_run(query, &args);
-}
-
-/* One look-up in an index for each record, whatever the planner knows of the table. */
-#define FOR_EACH_RECORD(columns, condition, rest) \
-	"SELECT r.n::pg_catalog.int4, c.* FROM unnest($1, $2) WITH ORDINALITY r (o, v, n)," \
-	" LATERAL (SELECT " columns " FROM conduit.connection c LEFT JOIN conduit.credential k ON k.connection_id = c.id" \
-	" WHERE c.tenant = $3 AND c.owner = r.o AND c.connector = $4 AND " condition " " rest ") c"
-
 static void
 match_accounts(const Import *import)
 {
-	static StoreQuery live = {
-		FOR_EACH_RECORD("c.id", "c.account = r.v AND c.status <> 'REVOKED'", "LIMIT 1"),
-		4, {TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID}
-	};
-	static StoreQuery revoked = {
-		FOR_EACH_RECORD("c.id", "c.account = r.v AND c.status = 'REVOKED'", "LIMIT 1"),
-		4, {TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID}
-	};
-	ImportRecord **records;
-	uint64		n = look_up(import, &live, true, &records);
+	ConnectionLookup *live = conduit_lookup_open(INDEX_LIVE_ACCOUNT, import->tenant, import->slug);
+	ConnectionLookup *revoked = conduit_lookup_open(INDEX_REVOKED_ACCOUNT, import->tenant, import->slug);
+	ConnectionFound found;
 
-	for (uint64 i = 0; i < n; i++)
+	for (int i = 0; i < import->nsorted; i++)
 	{
-		ImportRecord *record = records[conduit_row_int32(i, 1) - 1];
+		ImportRecord *record = import->sorted[i];
 
-		record->connection = conduit_row_uuid(i, 2);
-		record->has_connection = true;
+		CHECK_FOR_INTERRUPTS();
+		if (!wanted(record, true))
+			continue;
+		conduit_lookup_begin(live, record->owner, record->account);
+		if (conduit_lookup_next(live, &found))
+		{
+			record->connection = found.id;
+			record->has_connection = true;
+			continue;
+		}
+
+		/* Its owner has ended it: an import does not make it again. */
+		conduit_lookup_begin(revoked, record->owner, record->account);
+		if (conduit_lookup_next(revoked, &found))
+			record->error = "revoked";
 	}
+	conduit_lookup_close(revoked);
+	conduit_lookup_close(live);
+}
 
-	/* Its owner has ended it: an import does not make it again. */
-	n = look_up(import, &revoked, true, &records);
-	for (uint64 i = 0; i < n; i++)
-		records[conduit_row_int32(i, 1) - 1]->error = "revoked";
+/* Whether what a record brings was imported into the connection last. */
+static bool
+was_imported(const ImportRecord *record, const pg_uuid_t *connection)
+{
+	static StoreQuery select = {
+		"SELECT FROM conduit.credential WHERE connection_id = $1 AND imported = $2", 2, {UUIDOID, BYTEAOID}
+	};
+	StoreArgs	args = {0};
+
+	if (record->digest == NULL)
+		return false;
+	conduit_arg_uuid(&args, connection);
+	conduit_arg_bytea(&args, record->digest);
+	return conduit_store_run(&select, &args) > 0;
+}
+
+/* The one connection of its owner that a record without an account is for. */
+static void
+match_owner(const Import *import, ConnectionLookup *lookup, ImportRecord *record)
+{
+	ConnectionFound found;
+	int			without = 0;
+	bool		revoked = false;
+
+	conduit_lookup_begin(lookup, record->owner, NULL);
+	while (conduit_lookup_next(lookup, &found))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(found.connector, import->slug) != 0)
+			continue;
+		if (found.revoked)
+		{
+			revoked |= found.account == NULL;
+			continue;
+		}
+		if (was_imported(record, &found.id))
+		{
+			record->connection = found.id;
+			record->has_connection = true;
+			return;
+		}
+		if (found.account == NULL)
+		{
+			record->connection = found.id;
+			without++;
+		}
+	}
+	record->has_connection = without == 1;
+	if (without > 1)
+		record->error = "several";
+	else if (without == 0 && revoked)
+		record->error = "revoked";
 }
 
 static void
 match_owners(const Import *import)
 {
-	static StoreQuery live = {
-		FOR_EACH_RECORD("c.id, COALESCE(k.imported = r.v, false) AS same",
-						"(c.account IS NULL OR k.imported = r.v) AND c.status <> 'REVOKED'",
-						"ORDER BY 2 DESC, 1 LIMIT 2"),
-		4, {TEXTARRAYOID, BYTEAARRAYOID, TEXTOID, TEXTOID}
-	};
-	static StoreQuery revoked = {
-		FOR_EACH_RECORD("c.id", "c.account IS NULL AND c.status = 'REVOKED'", "LIMIT 1"),
-		4, {TEXTARRAYOID, BYTEAARRAYOID, TEXTOID, TEXTOID}
-	};
-	ImportRecord **records;
-	uint64		n = look_up(import, &live, false, &records);
+	ConnectionLookup *lookup = conduit_lookup_open(INDEX_OWNER, import->tenant, import->slug);
 
-	for (uint64 i = 0; i < n; i++)
-	{
-		ImportRecord *record = records[conduit_row_int32(i, 1) - 1];
-
-		if (!record->has_connection)
-		{
-			record->connection = conduit_row_uuid(i, 2);
-			record->has_connection = true;
-			record->is_certain = conduit_row_bool(i, 3);
-		}
-		else if (!record->is_certain)
-			record->error = "several";
-	}
-	n = look_up(import, &revoked, false, &records);
-	for (uint64 i = 0; i < n; i++)
-		records[conduit_row_int32(i, 1) - 1]->error = "revoked";
+	for (int i = 0; i < import->nsorted; i++)
+		if (wanted(import->sorted[i], false))
+			match_owner(import, lookup, import->sorted[i]);
+	conduit_lookup_close(lookup);
 }
 
 /* By connection; of two records for one, that with an account comes first. */

@@ -231,6 +231,26 @@ $cluster->setting('conduit.refresh_enabled', 'on');
 	is($cluster->vend('o7', $result->[6][0]), 'at7', 'in their order');
 	is_deeply(import_into('bulk', $text), $result, 'and come to the same again');
 	is($cluster->sql("SELECT count(*) FROM conduit.event e JOIN conduit.connection n ON n.id = e.connection_id WHERE n.account LIKE 'm%'"), 20000, 'without further events');
+
+	# A connector that is newer than the statistics: of its rows none is read but those that are looked for.
+	my $read = sub {
+		$wire->value('SELECT pg_stat_force_next_flush()');
+		return $wire->value(q{SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'conduit' AND relname = 'connection'});
+	};
+	$cluster->sql('ALTER TABLE conduit.connection SET (autovacuum_enabled = off)');
+	$cluster->sql('ANALYZE conduit.connection');
+	$cluster->connector('newer', token_url => 'https://provider.example.com/token');
+	my $part = sub {
+		my ($n, %more) = @_;
+		return [ map { { owner => "o$_", %more, secret => { access_token => "a$_" } }, { owner => "p$_", account => "n$_", secret => { access_token => "b$_" } } } $n .. $n + 499 ];
+	};
+	import_into('newer', $part->(0));
+	$wire->close;
+	$wire = $cluster->wire;
+	my $before = $read->();
+	is(scalar(grep { !defined $_->[1] } @{ import_into('newer', $part->(500)) }), 1000, 'a thousand more at a connector that is not in the statistics');
+	cmp_ok($read->() - $before, '<', 20000, 'read no more than what they look for');
+	$cluster->sql('ALTER TABLE conduit.connection RESET (autovacuum_enabled)');
 }
 
 # ---- vend_many ----
