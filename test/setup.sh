@@ -107,7 +107,7 @@ has_psycopg() { "$1" -c 'import psycopg' 2>/dev/null; }
 has_node() { has_command node && [ "$(node -p 'parseInt(process.versions.node)' 2>/dev/null || echo 0)" -ge 18 ]; }
 
 # Fills the array missing with the Debian packages for what is not there.
-# $1 = test also asks for what only the tests need.
+# $1 = test or bench also asks for what only tests or measurements need.
 find_missing()
 {
 	local version
@@ -137,6 +137,13 @@ find_missing()
 		has_command curl || missing+=(curl)
 		has_psycopg python3 || has_psycopg /usr/bin/python3 || missing+=(python3-psycopg)
 	fi
+	if [ "${1:-}" = bench ]; then
+		has_header libpq-fe.h || has_header postgresql/libpq-fe.h || missing+=(libpq-dev)
+		has_command redis-server || missing+=(redis-server)
+		[ -x /usr/sbin/nginx ] || has_command nginx || missing+=(nginx-light)
+		has_command curl || missing+=(curl)
+		has_command openssl || missing+=(openssl)
+	fi
 }
 
 apt_install()
@@ -149,7 +156,8 @@ apt_install()
 		as_root mkdir -p "${keep%/*}"
 		echo "create_main_cluster = false" | as_root tee "$keep" >/dev/null
 	fi
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" || status=$?
+	# Nor of any other server: at run level 1 a package starts none.
+	as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "$@" || status=$?
 	as_root rm -f "$keep"
 	return $status
 }
