@@ -20,8 +20,17 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.conduit_require_backend(text, text) IS
 'Passes if this request comes from a backend: with a valid API key, or a proven JWT of a trusted caller.
 
-scope: what a key must be good for. Tokens are proven by the keys of the tenant''s facades (conduit_set_jwt_key()); claims that merely stand in a setting count for nothing.
+scope: what a key must be good for. Tokens are proven by the keys of the tenant''s facades (conduit_set_jwt_key()), each for its facade''s audience; claims that merely stand in a setting count for nothing. The function of this name in a facade goes by the options of that facade, trust_claims among them.
 Errors: PT401 unauthorized, PT403 forbidden (DETAIL backend, scope).';
+
+-- The same by the rules of a facade, for those of its functions that have these names.
+CREATE FUNCTION conduit.require_key(schema_name text, scope text, OUT key_id uuid, OUT owner text, OUT scopes text[])
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'conduit_facade_require_key';
+COMMENT ON FUNCTION conduit.require_key(text, text) IS 'Passes as conduit_require_key() does, by the rules of a facade';
+
+CREATE FUNCTION conduit.require_backend(schema_name text, scope text) RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'conduit_facade_require_backend';
+COMMENT ON FUNCTION conduit.require_backend(text, text) IS 'Passes as conduit_require_backend() does, by the rules of a facade';
 
 CREATE FUNCTION @extschema@.conduit_trust_caller(name text, issuer text DEFAULT NULL, audience text DEFAULT NULL,
 	subjects text[] DEFAULT NULL, claims jsonb DEFAULT NULL, tenant text DEFAULT '') RETURNS void

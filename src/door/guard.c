@@ -24,6 +24,8 @@
 PG_FUNCTION_INFO_V1(conduit_enter);
 PG_FUNCTION_INFO_V1(conduit_require_key);
 PG_FUNCTION_INFO_V1(conduit_require_backend);
+PG_FUNCTION_INFO_V1(conduit_facade_require_key);
+PG_FUNCTION_INFO_V1(conduit_facade_require_backend);
 
 /* What a function of a facade asks of its caller. */
 typedef enum Need
@@ -173,7 +175,8 @@ conduit_enter(PG_FUNCTION_ARGS)
 		if (!conduit_api_key_allows(&identity.key, action, connector))
 			conduit_raise(CONDUIT_ERR_FORBIDDEN, "scope");
 	}
-	check_binding(&identity, connection);
+	if (need != NEED_NOBODY)
+		check_binding(&identity, connection);
 
 	MemoryContextSwitchTo(scope.caller_context);
 	nulls[0] = identity.owner == NULL;
@@ -187,15 +190,6 @@ conduit_enter(PG_FUNCTION_ARGS)
 	tuple = heap_form_tuple(shape, values, nulls);
 	conduit_store_end(&scope);
 	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
-}
-
-/* What an application's own function asks: the rules of a tenant, without a facade. */
-static void
-identify_for_guard(const char *tenant, Identity *identity)
-{
-	DoorRules	rules = {.tenant = tenant,.owner_claim = "sub"};
-
-	conduit_identify(&rules, false, identity);
 }
 
 /* "action" or "action:object" of a guard's argument. */
@@ -212,32 +206,25 @@ key_covers(const ApiKey *key, const char *scope)
 	return conduit_api_key_allows(key, pnstrdup(scope, colon - scope), colon + 1);
 }
 
-/* conduit_require_key(scope, tenant) */
-Datum
-conduit_require_key(PG_FUNCTION_ARGS)
+/* The key of this request, if it covers what is wanted. */
+static Datum
+require_key(FunctionCallInfo fcinfo, const DoorRules *rules, const char *wanted, MemoryContext context)
 {
-	char	   *wanted = conduit_text_argument(fcinfo, 0);
-	char	   *tenant = conduit_tenant_argument(fcinfo, 1);
 	Identity	identity;
 	Datum	   *scopes;
 	TupleDesc	shape;
 	Datum		values[3];
 	bool		nulls[3] = {false, false, false};
-	HeapTuple	tuple;
-	StoreScope	scope;
 
-	if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	shape = BlessTupleDesc(shape);
-
-	conduit_store_begin(&scope);
-	identify_for_guard(tenant, &identity);
+	conduit_identify(rules, false, &identity);
 	if (!identity.has_key)
 		conduit_raise(CONDUIT_ERR_UNAUTHORIZED, NULL);
 	if (!key_covers(&identity.key, wanted))
 		conduit_raise(CONDUIT_ERR_FORBIDDEN, "scope");
 
-	MemoryContextSwitchTo(scope.caller_context);
+	MemoryContextSwitchTo(context);
+	if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
 	values[0] = UUIDPGetDatum(&identity.key.id);
 	nulls[1] = identity.owner == NULL;
 	values[1] = nulls[1] ? (Datum) 0 : CStringGetTextDatum(identity.owner);
@@ -245,9 +232,33 @@ conduit_require_key(PG_FUNCTION_ARGS)
 	for (int i = 0; i < identity.key.nscopes; i++)
 		scopes[i] = CStringGetTextDatum(identity.key.scopes[i]);
 	values[2] = PointerGetDatum(construct_array(scopes, identity.key.nscopes, TEXTOID, -1, false, TYPALIGN_INT));
-	tuple = heap_form_tuple(shape, values, nulls);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
+}
+
+static void
+require_backend(const DoorRules *rules, const char *wanted)
+{
+	Identity	identity;
+
+	conduit_identify(rules, false, &identity);
+	check_need(&identity, NEED_BACKEND);
+	if (identity.has_key && !key_covers(&identity.key, wanted))
+		conduit_raise(CONDUIT_ERR_FORBIDDEN, "scope");
+}
+
+/* conduit_require_key(scope, tenant) */
+Datum
+conduit_require_key(PG_FUNCTION_ARGS)
+{
+	char	   *wanted = conduit_text_argument(fcinfo, 0);
+	DoorRules	rules = {.tenant = conduit_tenant_argument(fcinfo, 1),.owner_claim = "sub"};
+	StoreScope	scope;
+	Datum		result;
+
+	conduit_store_begin(&scope);
+	result = require_key(fcinfo, &rules, wanted, scope.caller_context);
 	conduit_store_end(&scope);
-	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
+	PG_RETURN_DATUM(result);
 }
 
 /* conduit_require_backend(scope, tenant) */
@@ -255,15 +266,55 @@ Datum
 conduit_require_backend(PG_FUNCTION_ARGS)
 {
 	char	   *wanted = conduit_text_argument(fcinfo, 0);
-	char	   *tenant = conduit_tenant_argument(fcinfo, 1);
-	Identity	identity;
+	DoorRules	rules = {.tenant = conduit_tenant_argument(fcinfo, 1),.owner_claim = "sub"};
 	StoreScope	scope;
 
 	conduit_store_begin(&scope);
-	identify_for_guard(tenant, &identity);
-	check_need(&identity, NEED_BACKEND);
-	if (identity.has_key && !key_covers(&identity.key, wanted))
-		conduit_raise(CONDUIT_ERR_FORBIDDEN, "scope");
+	require_backend(&rules, wanted);
+	conduit_store_end(&scope);
+	PG_RETURN_VOID();
+}
+
+/* The facade's name, which is an argument of what its functions call. */
+static char *
+facade_argument(FunctionCallInfo fcinfo)
+{
+	char	   *schema_name = conduit_text_argument(fcinfo, 0);
+
+	if (schema_name == NULL)
+		conduit_bad_argument("invalid schema_name", "null", "A facade's functions name their schema.");
+	return schema_name;
+}
+
+/* conduit.require_key(schema_name, scope) */
+Datum
+conduit_facade_require_key(PG_FUNCTION_ARGS)
+{
+	char	   *schema_name = facade_argument(fcinfo);
+	char	   *wanted = conduit_text_argument(fcinfo, 1);
+	DoorRules	rules;
+	StoreScope	scope;
+	Datum		result;
+
+	conduit_store_begin(&scope);
+	read_rules(schema_name, &rules);
+	result = require_key(fcinfo, &rules, wanted, scope.caller_context);
+	conduit_store_end(&scope);
+	PG_RETURN_DATUM(result);
+}
+
+/* conduit.require_backend(schema_name, scope) */
+Datum
+conduit_facade_require_backend(PG_FUNCTION_ARGS)
+{
+	char	   *schema_name = facade_argument(fcinfo);
+	char	   *wanted = conduit_text_argument(fcinfo, 1);
+	DoorRules	rules;
+	StoreScope	scope;
+
+	conduit_store_begin(&scope);
+	read_rules(schema_name, &rules);
+	require_backend(&rules, wanted);
 	conduit_store_end(&scope);
 	PG_RETURN_VOID();
 }

@@ -137,30 +137,27 @@ is_of_tenant(const ConduitJson *claims, const char *tenant)
  * that does not verify under the facade's keys is refused; a facade without
  * keys does not look at tokens.
  */
-static const ConduitJson *
+static ProvenToken
 proven_claims(const DoorRules *rules, const WebRequest *request)
 {
-	JwkSet	   *keys = conduit_jwt_keys(rules->schema_name, rules->tenant);
+	ProvenToken token = {NULL, rules->owner_claim};
+	JwtProof	proof = request->bearer == NULL ? JWT_NO_KEYS :
+		conduit_jwt_prove(rules->schema_name, rules->tenant, request->bearer, conduit_now(), &token);
 	const ConduitJson *claims;
 
-	if (keys != NULL && request->bearer != NULL)
-	{
-		claims = conduit_jwt_verify(request->bearer, keys, rules->audience, conduit_now());
-		if (claims == NULL || !is_of_tenant(claims, rules->tenant))
-			unauthorized();
-		return claims;
-	}
-	if (rules->trust_claims && login_role_carries_claims())
+	if (proof == JWT_REFUSED || (proof == JWT_PROVEN && !is_of_tenant(token.claims, rules->tenant)))
+		unauthorized();
+	if (proof == JWT_NO_KEYS && rules->trust_claims && login_role_carries_claims())
 	{
 		claims = request_object("request.jwt.claims");
 		if (claims == NULL || rules->audience == NULL || conduit_jwt_claim_has(claims, "aud", rules->audience))
-			return claims;
+			token.claims = claims;
 
 		/* A request without a token has claims as well, but names nobody by them. */
-		if (conduit_json_get(claims, rules->owner_claim) != NULL)
+		else if (conduit_json_get(claims, rules->owner_claim) != NULL)
 			unauthorized();
 	}
-	return NULL;
+	return token;
 }
 
 /* An owner as the tables have it: in the server's encoding, of a form that an owner may have. */
@@ -175,9 +172,9 @@ owner_text(const char *text)
 }
 
 static char *
-claimed_owner(const DoorRules *rules, const ConduitJson *claims)
+claimed_owner(const ProvenToken *token)
 {
-	const char *text = claims ? conduit_json_string(conduit_json_get(claims, rules->owner_claim)) : NULL;
+	const char *text = token->claims ? conduit_json_string(conduit_json_get(token->claims, token->owner_claim)) : NULL;
 
 	return text != NULL && text[0] != '\0' ? owner_text(text) : NULL;
 }
@@ -272,7 +269,7 @@ void
 conduit_identify(const DoorRules *rules, bool cookie, Identity *identity)
 {
 	WebRequest	request;
-	const ConduitJson *claims;
+	ProvenToken token;
 	bool		trusted;
 	char	   *subject;
 	char	   *session_owner;
@@ -286,11 +283,11 @@ conduit_identify(const DoorRules *rules, bool cookie, Identity *identity)
 			unauthorized();
 		identity->has_key = true;
 	}
-	claims = proven_claims(rules, &request);
-	trusted = claims != NULL && conduit_trusted_caller_matches(rules->tenant, claims);
+	token = proven_claims(rules, &request);
+	trusted = token.claims != NULL && conduit_trusted_caller_matches(rules->tenant, token.claims);
 	identity->backend = identity->has_key || trusted;
 	session_owner = join_session(&request, rules->tenant, cookie, identity);
-	subject = claimed_owner(rules, claims);
+	subject = claimed_owner(&token);
 
 	if (identity->backend)
 	{

@@ -23,10 +23,12 @@
 /* What a facade says about those who come through it. */
 typedef struct DoorRules
 {
-	const char *schema_name;	/* whose JWT keys prove; NULL: those of all facades of the tenant */
+	const char *schema_name;	/* whose JWT keys prove; NULL: those of each facade of the tenant, by its rules */
 	const char *tenant;
+
+	/* Of claims that are trusted as they stand; a proven token is read by its facade's. */
 	const char *owner_claim;	/* "sub" */
-	const char *audience;		/* that a token must have; NULL: any */
+	const char *audience;		/* that they must have; NULL: any */
 	const char *owners;			/* function of further owners, "schema.name"; NULL: none */
 	bool		trust_claims;	/* request.jwt.claims of a login role that may carry them */
 } DoorRules;

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/report.h"
+#include "door/jwt.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/credential.h"
 #include "lifecycle/key.h"
@@ -34,15 +35,15 @@ jwt_key_place(const pg_uuid_t *id, const char *tenant)
 	return place;
 }
 
-/* Add the keys of one JWK (Set) to set. */
-static void
-open_keys(const pg_uuid_t *id, const char *tenant, const bytea *blob, JwkSet *set)
+/* The keys of one JWK (Set); NULL if it is none. */
+static JwkSet *
+open_keys(const pg_uuid_t *id, const char *tenant, const bytea *blob)
 {
 	SealPlace	place = jwt_key_place(id, tenant);
 	char		key_id[CONDUIT_KEY_ID_LEN + 1];
 	OpenedSecret opened;
 	ConduitSecret secret;
-	JwkSet	   *found;
+	JwkSet	   *set = NULL;
 	const char *problem;
 	SealStatus	status = conduit_secret_open(&place, blob, &opened, &secret, key_id);
 	char	   *text;
@@ -54,37 +55,60 @@ open_keys(const pg_uuid_t *id, const char *tenant, const bytea *blob, JwkSet *se
 	memcpy(text, secret.client_secret.data, secret.client_secret.length);
 	text[secret.client_secret.length] = '\0';
 	json = conduit_json_parse(text, secret.client_secret.length, &problem);
-	if (json != NULL && conduit_jwk_parse(json, &found) == NULL)
-	{
-		for (int i = 0; i < found->nkeys && set->nkeys < JWK_MAX_KEYS; i++)
-			set->keys[set->nkeys++] = found->keys[i];
-	}
+	if (json != NULL && conduit_jwk_parse(json, &set) != NULL)
+		set = NULL;
 	conduit_wipe(text, secret.client_secret.length);
 	conduit_wipe_opened(&opened);
+	return set;
+}
+
+/* The facades whose keys count: their keys, and what they ask of a token. */
+static uint64
+select_keys(const char *schema_name, const char *tenant)
+{
+	static StoreQuery select = {
+		"SELECT k.id, k.jwk, f.options ->> 'jwt_audience', COALESCE(f.options ->> 'owner_claim', 'sub')"
+		" FROM conduit.jwt_key k JOIN conduit.facade f ON f.schema_name = k.schema_name"
+		" WHERE f.tenant = $1 AND ($2 IS NULL OR f.schema_name = $2) AND f.dropped_at IS NULL ORDER BY k.schema_name",
+		2, {TEXTOID, TEXTOID}
+	};
+	StoreArgs	args = {0};
+
+	conduit_arg_text(&args, tenant);
+	conduit_arg_text(&args, schema_name);
+	return conduit_store_run(&select, &args);
+}
+
+static JwkSet *
+row_keys(uint64 row, const char *tenant)
+{
+	pg_uuid_t	id = conduit_row_uuid(row, 1);
+
+	return open_keys(&id, tenant, conduit_row_bytea(row, 2, CurrentMemoryContext));
+}
+
+JwtProof
+conduit_jwt_prove(const char *schema_name, const char *tenant, const char *token, TimestampTz now, ProvenToken *proven)
+{
+	uint64		n = select_keys(schema_name, tenant);
+
+	for (uint64 i = 0; i < n; i++)
+	{
+		JwkSet	   *keys = row_keys(i, tenant);
+		char	   *audience = conduit_row_text(i, 3, CurrentMemoryContext);
+
+		proven->claims = keys ? conduit_jwt_verify(token, keys, audience, now) : NULL;
+		proven->owner_claim = conduit_row_text(i, 4, CurrentMemoryContext);
+		if (proven->claims != NULL)
+			return JWT_PROVEN;
+	}
+	return n == 0 ? JWT_NO_KEYS : JWT_REFUSED;
 }
 
 JwkSet *
 conduit_jwt_keys(const char *schema_name, const char *tenant)
 {
-	static StoreQuery select = {
-		"SELECT k.id, f.tenant, k.jwk FROM conduit.jwt_key k JOIN conduit.facade f ON f.schema_name = k.schema_name"
-		" WHERE f.tenant = $1 AND ($2 IS NULL OR f.schema_name = $2) AND f.dropped_at IS NULL ORDER BY k.schema_name",
-		2, {TEXTOID, TEXTOID}
-	};
-	JwkSet	   *set = palloc0(sizeof(JwkSet));
-	StoreArgs	args = {0};
-	uint64		n;
-
-	conduit_arg_text(&args, tenant);
-	conduit_arg_text(&args, schema_name);
-	n = conduit_store_run(&select, &args);
-	for (uint64 i = 0; i < n; i++)
-	{
-		pg_uuid_t	id = conduit_row_uuid(i, 1);
-
-		open_keys(&id, tenant, conduit_row_bytea(i, 3, CurrentMemoryContext), set);
-	}
-	return set->nkeys > 0 ? set : NULL;
+	return select_keys(schema_name, tenant) == 0 ? NULL : row_keys(0, tenant);
 }
 
 /* Refuse a text that is no JWK of ours; it is never repeated. */

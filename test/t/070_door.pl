@@ -150,6 +150,7 @@ refused(who({ 'x-conduit-session' => $key, 'x-conduit-owner' => 'alice' }), 'not
 is(who({ 'x-conduit-session' => $bound }, connection => $alice_slack), 'alice|f', 'a bound session and its connection');
 is(who({ 'x-conduit-session' => $bound }, connection => $bob_slack), 'PT404 connection not found', 'a bound session and another');
 is(who({ 'x-conduit-session' => $bound }, action => 'list'), 'PT403 forbidden session', 'a bound session lists nothing');
+is(who({ 'x-conduit-session' => $bound }, action => 'health', need => 'nobody'), 'alice|f', 'but may know what everybody may');
 is(who({ 'x-conduit-key' => $any_key, 'x-conduit-session' => $key }), 'alice|t', 'a backend for the owner of a session');
 refused(who({ 'x-conduit-key' => $any_key, 'x-conduit-session' => $key, 'x-conduit-owner' => 'bob' }), 'a backend that names another');
 is(who({}, action => 'preview', method => 'GET', cookies => { '__Host-conduit-session' => $key }), 'alice|f', 'a cookie, for a preview by GET');
@@ -285,6 +286,38 @@ is(request($service, 'SELECT conduit_require_backend()'), '', 'conduit_require_b
 $cluster->sql(q{SELECT conduit_untrust_caller('cron')});
 is(who($service, need => 'backend'), 'PT403 forbidden backend', 'nor when it is taken back');
 
+# Guards without a facade take a token under the keys of any of the tenant's, but
+# each by its own rules: for its audience, with the owner in its claim.
+$cluster->sql(q{
+	INSERT INTO conduit.facade (schema_name, tenant, options, created_at, updated_at) VALUES
+		('ours', 'strict', '{"jwt_audience": "ours", "owner_claim": "email"}', now(), now()),
+		('theirs', 'strict', '{"jwt_audience": "theirs"}', now(), now());
+	SELECT conduit_trust_caller('cron', subjects => '{cron}', tenant => 'strict')});
+$cluster->sql(sprintf q{SELECT conduit_set_jwt_key('%s', '%s')}, $_->[0], $json->encode($keys->{ $_->[1] })) foreach [ ours => 'oct' ], [ theirs => 'rsa' ];
+my $require = q{SELECT conduit_require_backend(tenant => 'strict')};
+foreach my $case ([ oct => 'ours', '' ], [ rsa_private => 'theirs', '' ], [ oct => 'theirs', $unauthorized ], [ rsa_private => 'ours', $unauthorized ], [ oct => undef, $unauthorized ],
+	[ ec_private => 'ours', $unauthorized ])
+{
+	my ($kind, $audience, $expected) = @$case;
+	is(request(bearer({ sub => 'cron', exp => $exp, aud => $audience }, $keys->{$kind}), $require), $expected, "conduit_require_backend: a token under $kind for " . ($audience // 'nobody'));
+}
+my (undef, $strict_key) = split /\|/, $cluster->sql(q{SELECT * FROM conduit_create_api_key('alice', 'k', '{*}', tenant => 'strict')});
+foreach my $case ([ oct => 'ours', 'alice', 'alice' ], [ oct => 'ours', 'bob', $unauthorized ], [ rsa_private => 'theirs', 'bob', 'alice' ])
+{
+	my ($kind, $audience, $email, $expected) = @$case;
+	my $token = bearer({ sub => $kind eq 'oct' ? 'someone' : 'alice', email => $email, exp => $exp, aud => $audience }, $keys->{$kind});
+	is(request({ %$token, 'x-conduit-key' => $strict_key }, q{SELECT owner FROM conduit_require_key(tenant => 'strict')}), $expected, "conduit_require_key: with a token of $audience for $email");
+}
+is(request(bearer({ sub => 'cron', exp => $exp, aud => 'ours' }, $keys->{oct}), q{SELECT conduit.require_backend('ours', NULL)}), '', 'a facade\'s guard: by its own keys');
+refused(request(bearer({ sub => 'cron', exp => $exp, aud => 'theirs' }, $keys->{rsa_private}), q{SELECT conduit.require_backend('ours', NULL)}), 'and no others');
+is(request({ 'x-conduit-key' => $strict_key }, q{SELECT owner FROM conduit.require_key('theirs', 'vend')}), 'alice', 'a facade\'s guard of keys');
+refused(request({ 'x-conduit-key' => $any_key }, q{SELECT owner FROM conduit.require_key('theirs', 'vend')}), 'for those of its tenant');
+
+# A schema that was dropped lets nobody in, though its tenant is not destroyed yet.
+my $dropped = $cluster->wire;
+$dropped->query($_) foreach 'BEGIN', q{UPDATE conduit.facade SET dropped_at = now() WHERE schema_name = 'theirs'}, qq{SELECT set_config('request.headers', '{"x-conduit-key": "$strict_key"}', false)};
+is($dropped->query(q{SELECT conduit.require_backend('theirs', NULL)})->{error}{C}, 'PT401', 'nobody comes in by a facade whose schema was dropped');
+
 # ---- claims as they stand in a setting ----
 
 # As a facade's function would, that runs with its owner's rights.
@@ -301,6 +334,10 @@ $cluster->sql("SELECT conduit_trust_caller('robots', subjects => '{robot}')");
 my $robot = { 'x-conduit-owner' => 'alice' };
 is(who($robot, claims => { sub => 'robot', aud => 'conduit' }, user => 'authenticator', schema => 'trusting_one'), 'alice|t', 'a trusted caller');
 refused(who($robot, claims => { sub => 'robot', aud => 'other' }, user => 'authenticator', schema => 'trusting_one'), 'one who is meant for another audience');
+$cluster->sql('GRANT EXECUTE ON FUNCTION conduit.require_backend, conduit_require_backend TO authenticator');
+is(request({}, q{SELECT conduit.require_backend('trusting_one', NULL)}, claims => { sub => 'robot', aud => 'conduit' }, user => 'authenticator'), '', 'for the guard of a facade that trusts them, too');
+refused(request({}, q{SELECT conduit.require_backend('api', NULL)}, claims => { sub => 'robot', aud => 'conduit' }, user => 'authenticator'), 'not for one that does not');
+refused(request({}, q{SELECT conduit_require_backend()}, claims => { sub => 'robot', aud => 'conduit' }, user => 'authenticator'), 'nor for the one without a facade');
 refused(who($robot, claims => { sub => 'robot', aud => 'other', email => undef }, user => 'authenticator', schema => 'trusting_mail'), 'nor where owners have another claim');
 refused(who($robot, claims => { sub => 'robot', aud => 'other' }, user => 'authenticator', schema => 'trusting_mail'), 'and it is not there');
 $cluster->sql("SELECT conduit_untrust_caller('robots')");
