@@ -35,7 +35,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/rows.o src/lifecycle/schedule.o src/lifecycle/send.o src/lifecycle/settle.o src/lifecycle/store.o \
 	src/lifecycle/storing.o src/lifecycle/storm.o src/lifecycle/throttle.o src/lifecycle/vend.o \
 	src/lifecycle/vend_many.o src/lifecycle/wait.o \
-	src/door/api_key.o src/door/deprovision.o src/door/guard.o src/door/identity.o src/door/jwk.o src/door/jwt.o \
+	src/door/answer.o src/door/api_key.o src/door/deprovision.o src/door/guard.o src/door/identity.o src/door/jwk.o src/door/jwt.o \
 	src/door/jwt_key.o src/door/session.o src/door/token.o src/door/trusted_caller.o \
 	src/worker/api_calls.o src/worker/authorizing.o src/worker/chores.o src/worker/drain.o src/worker/errands.o \
 	src/worker/landing.o src/worker/launcher.o src/worker/leave.o src/worker/mail.o src/worker/pause.o src/worker/queue.o \

@@ -9,39 +9,39 @@
 
 -- What a facade offers of functions that there are outside.  need: what the
 -- caller must be (conduit.enter()).  reads: it writes nothing, so that GET and
--- replicas can call it.  waits: it can end in an error that says when to try
--- again.  checks: what else is asked; %1$L is the schema, %2$L the tenant.
-CREATE FUNCTION conduit.facade_functions(OUT name text, OUT need text, OUT reads boolean, OUT waits boolean, OUT checks text)
+-- replicas can call it.  checks: what else is asked; %1$L is the schema, %2$L
+-- the tenant.
+CREATE FUNCTION conduit.facade_functions(OUT name text, OUT need text, OUT reads boolean, OUT checks text)
 RETURNS SETOF record
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	VALUES
-		('conduit_connectors', 'nobody', true, false, NULL),
-		('conduit_get_connection', 'owner', true, false, NULL),
-		('conduit_list_connections', 'owner or backend', true, false, NULL),
-		('conduit_find_connection', 'owner', true, false, NULL),
-		('conduit_revoke_connection', 'owner', false, false, NULL),
-		('conduit_delete_connection', 'owner', false, false, NULL),
-		('conduit_authorize', 'owner', false, true, NULL),
-		('conduit_authorize_callback', 'owner', false, true, NULL),
-		('conduit_request', 'owner', false, true,
+		('conduit_connectors', 'nobody', true, NULL),
+		('conduit_get_connection', 'owner', true, NULL),
+		('conduit_list_connections', 'owner or backend', true, NULL),
+		('conduit_find_connection', 'owner', true, NULL),
+		('conduit_revoke_connection', 'owner', false, NULL),
+		('conduit_delete_connection', 'owner', false, NULL),
+		('conduit_authorize', 'owner', false, NULL),
+		('conduit_authorize_callback', 'owner', false, NULL),
+		('conduit_request', 'owner', false,
 			'conduit.check_browser_request(%1$L, who.backend, who.owner, connection_id, method, path)'),
-		('conduit_create_connection', 'backend for owner', false, false, NULL),
-		('conduit_update_connection', 'backend for owner', false, false, NULL),
-		('conduit_delete_owner', 'backend for owner', false, false, NULL),
-		('conduit_store_credential', 'backend', false, false,
+		('conduit_create_connection', 'backend for owner', false, NULL),
+		('conduit_update_connection', 'backend for owner', false, NULL),
+		('conduit_delete_owner', 'backend for owner', false, NULL),
+		('conduit_store_credential', 'backend', false,
 			'conduit.check_connection_owner(%2$L, who.owner, connection_id)'),
-		('conduit_import', 'backend', false, false, 'conduit.check_nobodys(who.owner)'),
-		('conduit_vend', 'backend for owner', true, true, NULL),
-		('conduit_vend_many', 'backend for owner', true, true,
+		('conduit_import', 'backend', false, 'conduit.check_nobodys(who.owner)'),
+		('conduit_vend', 'backend for owner', true, NULL),
+		('conduit_vend_many', 'backend for owner', true,
 			'conduit.check_connectors(%2$L, who.key_id, ''vend_many'', who.owner, connection_ids)'),
-		('conduit_refresh', 'backend for owner', false, true, NULL),
-		('conduit_rate_take', 'backend for owner', false, false, NULL),
-		('conduit_rate_report', 'backend for owner', false, false, NULL),
-		('conduit_events_after', 'backend', true, false, 'conduit.check_nobodys(who.owner)'),
-		('conduit_open_session', 'backend for owner', false, false, NULL),
-		('conduit_session', 'backend', true, false, 'conduit.check_session_owner(%2$L, who.owner, session_key)'),
-		('conduit_close_session', 'backend', false, false, NULL)
+		('conduit_refresh', 'backend for owner', false, NULL),
+		('conduit_rate_take', 'backend for owner', false, NULL),
+		('conduit_rate_report', 'backend for owner', false, NULL),
+		('conduit_events_after', 'backend', true, 'conduit.check_nobodys(who.owner)'),
+		('conduit_open_session', 'backend for owner', false, NULL),
+		('conduit_session', 'backend', true, 'conduit.check_session_owner(%2$L, who.owner, session_key)'),
+		('conduit_close_session', 'backend', false, NULL)
 $$;
 COMMENT ON FUNCTION conduit.facade_functions() IS 'What a facade offers, of functions that have an equal outside of it';
 
@@ -62,22 +62,14 @@ END
 $$;
 COMMENT ON FUNCTION conduit.answer_headers(jsonb) IS 'Adds headers to a web answer, no-store among them';
 
--- To a web request, the form of an error that can carry Retry-After.
-CREATE FUNCTION conduit.raise_retry(state text, message text, detail text, hint text) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF COALESCE(pg_catalog.current_setting('request.method', true), '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = state, MESSAGE = message, DETAIL = detail, HINT = hint;
-	END IF;
-	RAISE SQLSTATE 'PGRST' USING
-		MESSAGE = pg_catalog.json_build_object('code', state, 'message', message, 'details', detail, 'hint', hint),
-		DETAIL = pg_catalog.json_build_object('status', pg_catalog.substr(state, 3)::pg_catalog.int4,
-			'headers', pg_catalog.json_build_object(
-				'Retry-After', COALESCE(pg_catalog.substring(detail, 'retry_after=([0-9]+)'), '1'), 'Cache-Control', 'no-store'));
-END
-$$;
-COMMENT ON FUNCTION conduit.raise_retry(text, text, text, text) IS 'Raises an error again, for web requests with Retry-After';
+CREATE FUNCTION conduit.called_from_web(name text) RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'conduit_called_from_web';
+COMMENT ON FUNCTION conduit.called_from_web(text) IS 'Whether PostgREST called this function of a facade itself, and no function of the application''s';
+
+CREATE FUNCTION conduit.answer_error(name text, state text, message text, detail text, hint text) RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'conduit_answer_error';
+COMMENT ON FUNCTION conduit.answer_error(text, text, text, text, text) IS
+'Raises an error again in the form that has headers, where the answer is the web''s; else returns';
 
 CREATE FUNCTION conduit.forbid(detail text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -213,27 +205,28 @@ $$;
 COMMENT ON FUNCTION conduit.facade_mark() IS 'How the body of each function of a facade begins';
 
 -- The frame that a function's body has.
-CREATE FUNCTION conduit.facade_body(schema_name text, action text, need text, connection text, connector text, waits boolean, body text)
+CREATE FUNCTION conduit.facade_body(schema_name text, action text, need text, connection text, connector text, body text)
 RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT conduit.facade_mark() || pg_catalog.format($body$#variable_conflict use_variable
 DECLARE
-	who record;%s
+	who record;
+	error_detail text;
+	error_hint text;
 BEGIN
 	SELECT e.* INTO who FROM conduit.enter(%L, %L, %L, %s, %s) e;
 	PERFORM conduit.answer_headers();
-	%s%s
-END
-$body$, CASE WHEN waits THEN E'\n\terror_detail text;\n\terror_hint text;' ELSE '' END,
-		schema_name, action, need, COALESCE(connection, 'NULL'), COALESCE(connector, 'NULL'), body,
-		CASE WHEN waits THEN $body$
+	%s
 EXCEPTION
-	WHEN SQLSTATE 'PT429' OR SQLSTATE 'PT504' THEN
+	WHEN OTHERS THEN
 		GET STACKED DIAGNOSTICS error_detail = PG_EXCEPTION_DETAIL, error_hint = PG_EXCEPTION_HINT;
-		PERFORM conduit.raise_retry(SQLSTATE, SQLERRM, error_detail, error_hint);$body$ ELSE '' END)
+		PERFORM conduit.answer_error(%L, SQLSTATE, SQLERRM, error_detail, error_hint);
+		RAISE;
+END
+$body$, schema_name, action, need, COALESCE(connection, 'NULL'), COALESCE(connector, 'NULL'), body, 'conduit_' || action)
 $$;
-COMMENT ON FUNCTION conduit.facade_body(text, text, text, text, text, boolean, text) IS 'The body of a facade''s function, around what it does';
+COMMENT ON FUNCTION conduit.facade_body(text, text, text, text, text, text) IS 'The body of a facade''s function, around what it does';
 
 -- One function, made from its equal outside.  inputs: the types of its arguments.
 CREATE FUNCTION conduit.facade_function(schema_name text, tenant text, entry record,
@@ -298,7 +291,7 @@ BEGIN
 	body := conduit.facade_body(schema_name, pg_catalog.substr(entry.name, 9), entry.need,
 		CASE WHEN 'connection_id' = ANY (input_names) THEN 'connection_id' END,
 		CASE WHEN 'connector' = ANY (input_names) THEN 'connector' WHEN 'only_connector' = ANY (input_names) THEN 'only_connector' END,
-		entry.waits, body);
+		body);
 	arguments := COALESCE(arguments, '');
 	comment := pg_catalog.obj_description(core.oid, 'pg_proc');
 END
@@ -330,7 +323,7 @@ BEGIN
 	result := pg_catalog.format('RETURNS %I."*/*"', schema_name);
 	-- A JSON argument of a GET may come as a string.  What comes from elsewhere
 	-- must not act on the facade's own origin.
-	body := conduit.facade_body(schema_name, 'preview', need, 'connection_id', NULL, true, pg_catalog.format(
+	body := conduit.facade_body(schema_name, 'preview', need, 'connection_id', NULL, pg_catalog.format(
 'SELECT p.content_type, p.body INTO STRICT who FROM @extschema@.conduit_preview(who.owner, connection_id, path, url_path,
 		CASE pg_catalog.jsonb_typeof(query) WHEN ''string'' THEN (query OPERATOR(pg_catalog.#>>) ''{}'')::pg_catalog.jsonb ELSE query END, %L) p;
 	PERFORM conduit.answer_headers(pg_catalog.jsonb_build_array(
@@ -349,7 +342,7 @@ By GET, the cookie __Host-conduit-session counts, too. The body is the file, wit
 	name := 'conduit_health';
 	arguments := 'OUT ok boolean, OUT version text, OUT worker text, OUT needs_reauth bigint';
 	result := '';
-	body := conduit.facade_body(schema_name, 'health', need, NULL, NULL, false,
+	body := conduit.facade_body(schema_name, 'health', need, NULL, NULL,
 		pg_catalog.format('SELECT h.* INTO STRICT ok, version, worker, needs_reauth FROM conduit.tenant_health(%L) h;', tenant));
 	comment := 'Says whether Conduit is well.
 
@@ -360,7 +353,7 @@ needs_reauth: how many connections of this tenant wait for their owners.';
 	need := 'key';
 	reads := false;
 	arguments := 'OUT access_token text, OUT token_type text, OUT expires_in integer';
-	body := conduit.facade_body(schema_name, 'token', need, NULL, NULL, false,
+	body := conduit.facade_body(schema_name, 'token', need, NULL, NULL,
 		pg_catalog.format('SELECT t.* INTO STRICT access_token, token_type, expires_in FROM conduit.make_token(%L, who.key_id) t;', schema_name));
 	comment := 'Changes an API key in X-Conduit-Key for a short-lived token.
 
@@ -375,9 +368,12 @@ The token is for the key''s owner, with the role of option token_role.';
 	body := conduit.facade_mark() || pg_catalog.format(
 '#variable_conflict use_variable
 BEGIN
-	SELECT k.* INTO STRICT key_id, owner, scopes FROM @extschema@.conduit_require_key(scope, %L) k;
+	SELECT k.* INTO STRICT key_id, owner, scopes FROM conduit.require_key(%L, scope) k;
+	IF conduit.called_from_web(''conduit_require_key'') THEN
+		PERFORM conduit.answer_headers();
+	END IF;
 END
-', tenant);
+', schema_name);
 	comment := 'Passes if this request has a valid API key in X-Conduit-Key, with a scope where one is named.';
 	RETURN NEXT;
 
@@ -386,9 +382,12 @@ END
 	result := 'RETURNS void';
 	body := conduit.facade_mark() || pg_catalog.format(
 'BEGIN
-	PERFORM @extschema@.conduit_require_backend(scope, %L);
+	PERFORM conduit.require_backend(%L, scope);
+	IF conduit.called_from_web(''conduit_require_backend'') THEN
+		PERFORM conduit.answer_headers();
+	END IF;
 END
-', tenant);
+', schema_name);
 	comment := 'Passes if this request comes from a backend: with a valid API key, or a proven JWT of a trusted caller.';
 	RETURN NEXT;
 END
