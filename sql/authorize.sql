@@ -8,8 +8,8 @@ COMMENT ON FUNCTION @extschema@.conduit_authorize(text, text, text, text[], json
 'Begins an authorization: says where to send the owner''s browser, and the state that will come back with it.
 
 redirect_uri: one of the client''s, as given to conduit_set_client(); NULL is the first. scopes: NULL is the connector''s default_scopes. params: values for the connector''s variables, and no other names. metadata: an object of yours that the connection will have. connection_id: a connection of the owner''s that is authorized again, and that nothing changes for until the new token is stored; connector may be NULL then, params are the connection''s own, scopes NULL are those last requested, and others are united with those granted.
-The state is of 256 random bits, good for 10 minutes from the commit, for one callback by this owner. Where the connector says so, the request has a code challenge (RFC 7636, S256).
-Errors: PT404 connection not found; PT410 connection revoked; PT500 connector is not configured, vault is locked; PT504 on a standby; 22023.';
+The state is of 256 random bits, good for 10 minutes from the commit, for one callback by this owner. Where the connector says so, the request has a code challenge (RFC 7636, S256). At most 300 are begun for an owner in 10 minutes.
+Errors: PT404 connection not found; PT410 connection revoked; PT429 rate limited; PT500 connector is not configured, vault is locked; PT504 on a standby; 22023.';
 
 CREATE FUNCTION @extschema@.conduit_authorize_callback(owner text, state text, code text DEFAULT NULL,
 	params text DEFAULT NULL, tenant text DEFAULT '') RETURNS uuid

@@ -231,7 +231,7 @@ ALTER TABLE conduit.authorize_state ALTER COLUMN verifier SET STATISTICS 0;
 ALTER TABLE conduit.authorize_state ALTER COLUMN granted SET STATISTICS 0;
 CREATE INDEX authorize_state_unsettled_idx ON conduit.authorize_state (id)
 	WHERE status OPERATOR(pg_catalog.=) ANY ('{claimed,received,parked}'::text[]);
-CREATE INDEX authorize_state_owner_idx ON conduit.authorize_state (tenant, owner);
+CREATE INDEX authorize_state_owner_idx ON conduit.authorize_state (tenant, owner, expires_at);
 CREATE INDEX authorize_state_expires_at_idx ON conduit.authorize_state (expires_at);
 COMMENT ON TABLE conduit.authorize_state IS
 	'Authorizations under way: what a state stands for, and what came of it; removed a day later';

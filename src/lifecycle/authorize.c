@@ -8,6 +8,8 @@
  */
 #include "lifecycle/authorize.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -30,6 +32,8 @@
 
 #define MAX_SCOPES 500
 #define MAX_SCOPE_LEN 512
+/* How many an owner may begin while one lives: more than people do, or teams. */
+#define MAX_STATES 300
 
 /* 256 bits each, as text; a verifier has at least 43 characters (RFC 7636, 4.1). */
 #define SECRET_BYTES 32
@@ -269,6 +273,32 @@ make_verifier(const AuthorizeState *state, char *challenge)
 	return sealed;
 }
 
+/*
+ * A browser's user may begin authorizations, and each is a row that is kept for
+ * a day.  Closed ones count, or a loop of both would fill the table.
+ */
+static void
+check_not_too_many(const Asked *asked)
+{
+	static StoreQuery select = {
+		"SELECT expires_at FROM conduit.authorize_state WHERE tenant = $1 AND owner = $2 AND expires_at > $3"
+		" ORDER BY expires_at DESC OFFSET $4 LIMIT 1",
+		4, {TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID}
+	};
+	TimestampTz now = conduit_now();
+	StoreArgs	args = {0};
+	double		seconds;
+
+	conduit_arg_text(&args, asked->tenant);
+	conduit_arg_text(&args, asked->owner);
+	conduit_arg_time(&args, now);
+	conduit_arg(&args, Int32GetDatum(MAX_STATES - 1));
+	if (conduit_store_run(&select, &args) == 0)
+		return;
+	seconds = ceil((conduit_row_time(0, 1) - now) / (double) USECS_PER_SEC);
+	conduit_raise(CONDUIT_ERR_RATE_LIMITED, psprintf("rate_limited retry_after=%d", (int) seconds));
+}
+
 static void
 insert_state(const Asked *asked, const AuthorizeState *state, const char *text, const bytea *verifier)
 {
@@ -341,6 +371,7 @@ authorize(Asked *asked, bool scopes_given, char **url, char *text)
 	conduit_connector_check_params(asked->connector, asked->all_params);
 	choose_client(asked);
 	complete_scopes(asked, scopes_given);
+	check_not_too_many(asked);
 	conduit_adoption_note_use(true);
 
 	state.connector = asked->slug;

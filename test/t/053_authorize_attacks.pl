@@ -212,6 +212,25 @@ connector('requires-issuer', callback_iss_required => $true);
 	like($cluster->callback('alice', $state, new_code(), { a => undef }), $uuid, 'the state is still good');
 }
 
+# Browsers' users may begin authorizations, but not fill the table with them.
+{
+	my $begin = sub { my ($owner) = @_; return $cluster->wire->query(q{SELECT conduit_authorize($1, 'test')}, $owner)->{error} };
+
+	$cluster->sql(q{SELECT conduit_authorize('flood', 'test') FROM generate_series(1, 299)});
+	my (undef, $state) = $cluster->authorize('flood', 'test');
+	my $error = $begin->('flood');
+	is("$error->{C} $error->{M}", 'PT429 rate limited', 'an owner who begins more than 300 waits');
+	like($error->{D}, qr/^rate_limited retry_after=[1-9]\d*$/, 'until the first of them ends');
+	like($cluster->callback('flood', $state, undef, { error => 'access_denied' }), qr/denied/, 'one is closed');
+	is($begin->('flood')->{C}, 'PT429', 'which does not count less for it');
+	is($begin->('alice'), undef, 'another owner begins');
+	$cluster->authorize('flood', 'test', tenant => q('t1'));
+	pass('and one of that name in another tenant');
+	$cluster->sql(q{UPDATE conduit.authorize_state SET expires_at = now() WHERE owner = 'flood' AND id = (SELECT min(id::text)::uuid FROM conduit.authorize_state WHERE owner = 'flood' AND tenant = '')});
+	is($begin->('flood'), undef, 'once the first has ended');
+	is($begin->('flood')->{C}, 'PT429', 'there is room for one');
+}
+
 # What goes to the worker is sealed for its request: nobody can read or replay it.
 is($cluster->sql(q{SELECT count(*) FROM conduit.authorize_state WHERE encode(state_hash, 'escape') ~ '^[A-Za-z0-9_-]{43}$'}), 0, 'no state stands in its row');
 
