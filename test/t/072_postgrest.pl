@@ -1,10 +1,12 @@
 # Facades behind a real PostgREST: who gets what, by which method, and which
-# error becomes which status.
+# error becomes which status.  074_pgbouncer.pl runs this, too, with PgBouncer
+# between the two.
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use Conduit::Cluster;
+use Conduit::PgBouncer;
 use Conduit::PostgREST;
 use Conduit::Provider;
 use Conduit::Token;
@@ -17,7 +19,8 @@ use Test::More;
 my $true = JSON::PP::true;
 my $json = JSON::PP->new->canonical;
 my $provider = Conduit::Provider->start('scripted');
-my $cluster = Conduit::Cluster->new('main', init => [ allows_streaming => 1 ], settings => "conduit.request_timeout = '20s'\nconduit.vend_timeout = '20s'\n");
+my $pooled = $ENV{CONDUIT_TEST_PGBOUNCER};
+my $cluster = Conduit::Cluster->new($pooled ? 'pooled' : 'main', init => [ allows_streaming => 1 ], settings => "conduit.request_timeout = '20s'\nconduit.vend_timeout = '20s'\n");
 my $key = Conduit::Token->new;
 my $flux = 't_0123456789ab_api';
 my $url = $provider->url;
@@ -34,10 +37,12 @@ $cluster->sql(qq{
 	SELECT conduit_expose('$flux'); SELECT conduit_set_jwt_key('$flux', '@{[ $key->jwk ]}')});
 
 # PostgREST runs before the schema is exposed: nobody reloads anything by hand.
-my $rest = Conduit::PostgREST->start($cluster->node, 'app', schemas => "api,$flux", jwt_secret => $key->jwk);
+my $bouncer = $pooled ? Conduit::PgBouncer->start($cluster->node, 'app') : undef;
+my $rest = Conduit::PostgREST->start($cluster->node, 'app', schemas => "api,$flux", jwt_secret => $key->jwk, $pooled ? $bouncer->place : ());
 is($rest->get('conduit_health')->{status}, 404, 'not exposed yet');
 my %options = (token_role => 'authenticated', token_ttl => 120, browser_request => [ { method => 'GET', path => '/users/*' } ]);
 $cluster->sql(sprintf(q{SELECT conduit_expose('api', '%s'); SELECT conduit_set_jwt_key('api', '%s')}, $json->encode(\%options), $key->jwk));
+$rest->reload if $pooled;
 is($rest->until(sub { $rest->get('conduit_health') })->{status}, 200, 'served without a reload by hand');
 
 my ($grant) = $provider->issue(1, expires_in => 3600);
@@ -66,6 +71,11 @@ sub text
 	return $answer->{status} . ($field ? ' ' . (ref $answer->{json} eq 'HASH' ? $answer->{json}{$field} // 'NULL' : $json->allow_nonref->encode($answer->{json})) : '') if $answer->{success};
 	unlike($answer->{content}, qr/SELECT|PL\/pgSQL|conduit\.|\bline \d|LANGUAGE|statement/, "no SQL in $answer->{content}");
 	unlike($answer->{reason} . $json->encode($answer->{headers}), qr/\b(?:alice|bob)\b|cdt_|$id/, 'nor data in the head');
+	if (($answer->{json}{code} // '') =~ /^PT/ && $answer->{url} !~ /require_/)
+	{
+		is($answer->{headers}{'cache-control'}, 'no-store', 'no cache keeps it');
+		is($answer->{headers}{'www-authenticate'}, $answer->{status} == 401 ? 'Bearer' : undef, 'who is not known is told how to be');
+	}
 	return join(' ', $answer->{status}, @{ $answer->{json} // {} }{qw(code message)});
 }
 
@@ -228,14 +238,33 @@ is(text($rest->post('conduit_request', { connection_id => $id, method => 'GET', 
 is($rest->post('conduit_delete_connection', { connection_id => $dead }, @alice)->{status}, 204, 'delete');
 is(text($rest->post('conduit_delete_owner', {}, @any, 'X-Conduit-Owner' => 'bob'), 'n'), '200 1', 'delete_owner');
 
+# An application's function that calls ours catches errors by their SQLSTATE.
+$cluster->sql(qq{
+	CREATE FUNCTION api.look(id uuid) RETURNS text LANGUAGE plpgsql STABLE AS \$\$
+	BEGIN
+		PERFORM api.conduit_get_connection(id);
+		RETURN 'there';
+	EXCEPTION WHEN SQLSTATE 'PT404' THEN
+		RETURN 'not there';
+	END \$\$;
+	CREATE FUNCTION api.vend(id uuid) RETURNS text LANGUAGE sql VOLATILE AS \$\$ SELECT access_token FROM api.conduit_vend(id) \$\$;
+	GRANT EXECUTE ON FUNCTION api.look, api.vend TO anon, authenticated; NOTIFY pgrst, 'reload schema'});
+$rest->reload if $pooled;
+is(text($rest->until(sub { $rest->post('look', { id => $id }, @alice) }), 'text'), '200 "there"', 'a function of the application\'s');
+is(text($rest->post('look', { id => $bob_id }, @alice), 'text'), '200 "not there"', 'catches what it knows');
+$answer = $rest->post('vend', { id => $gone }, @backend);
+is(text($answer), '504 PT504 provider unavailable', 'and passes on what it does not');
+like($answer->{headers}{'retry-after'}, qr/^\d+$/, 'with the time to wait');
+
 # ---- a replica ----
 
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = PostgreSQL::Test::Cluster->new($pooled ? 'pooled_standby' : 'standby');
 $cluster->node->backup('base');
 $standby->init_from_backup($cluster->node, 'base', has_streaming => 1);
 $standby->start;
 $cluster->node->wait_for_catchup($standby);
-my $replica = Conduit::PostgREST->start($standby, 'app', schemas => "api,$flux", jwt_secret => $key->jwk, listen => 0);
+my $replica_bouncer = $pooled ? Conduit::PgBouncer->start($standby, 'app') : undef;
+my $replica = Conduit::PostgREST->start($standby, 'app', schemas => "api,$flux", jwt_secret => $key->jwk, $pooled ? $replica_bouncer->place : (listen => 0));
 is(text($replica->get('conduit_vend', { connection_id => $id }, @backend), 'access_token'), "200 $grant->{access_token}", 'a replica vends, by GET');
 is(text($replica->post('conduit_vend', { connection_id => $id }, @backend), 'access_token'), "200 $grant->{access_token}", 'and by POST');
 is(text($replica->post('conduit_get_connection', { connection_id => $id }, @alice), 'owner'), '200 alice', 'it reads');
@@ -250,4 +279,6 @@ foreach my $secret ($api_key, $any_key, $session, $key->{secret})
 {
 	unlike($rest->log . $log =~ s/.*conduit_(?:create_api_key|open_session).*//gr, qr/\Q$secret\E/, 'no secret in a log');
 }
+is($cluster->sql(q{SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE usename = 'authenticator'}), '1', 'all by one session') if $pooled;
+$_->stop foreach grep { defined } $rest, $replica, $bouncer, $replica_bouncer;
 done_testing();

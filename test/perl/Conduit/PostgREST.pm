@@ -127,6 +127,9 @@ sub DESTROY
 	return;
 }
 
+# Has it read the schema anew, where NOTIFY does not reach it.
+sub reload { kill 'USR1', $_[0]{pid}; return; }
+
 sub url { return "http://127.0.0.1:$_[0]{port}"; }
 sub log { return slurp_file($_[0]{log_file}); }
 
