@@ -18,6 +18,7 @@
 #include "lifecycle/breaker.h"
 #include "lifecycle/catalogue.h"
 #include "lifecycle/commit.h"
+#include "lifecycle/rows.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "lifecycle/throttle.h"
@@ -25,10 +26,18 @@
 
 #define QUARANTINE_SECONDS 3600
 
+/* The client that was looked up last, and for whom. */
+typedef struct LastClient
+{
+	const RefreshFlight *flight;
+	const char *client_id;		/* that was asked for; NULL: the current one's */
+	ConduitClient *client;		/* NULL: there is none */
+} LastClient;
+
 /* Columns of the claim's look-up. */
 enum
 {
-	C_TENANT = 1, C_OWNER, C_CONNECTOR, C_ORIGIN, C_GENERATION, C_STATUS, C_REFRESH_AT,
+	C_CLAIM = 1, C_TENANT, C_OWNER, C_CONNECTOR, C_ORIGIN, C_GENERATION, C_STATUS, C_REFRESH_AT,
 	C_NEXT_ATTEMPT_AT, C_LAST_ERROR, C_IN_DOUBT, C_ACCESS, C_REFRESH, C_REFRESH_EXPIRES_AT,
 	C_REFRESHED_AT, C_PARAMS, C_CLIENT_ID, C_ACCOUNT, C_REVISION, C_BUILTIN, C_LAST_USED, C_SCOPE,
 	C_REQUESTED_SCOPES, C_OWN_CLIENT
@@ -64,10 +73,16 @@ has_outcome(const RefreshFlight *flight)
 	return flight->outcome.code[0] != '\0';
 }
 
+/*
+ * The rows of what is to be claimed, in SPI_tuptable; C_CLAIM is which one a
+ * row is of, counted from 1.  LATERAL and OFFSET make one look-up by key of
+ * each, whatever the planner takes the tables to be.
+ */
 static uint64
-look_up(const pg_uuid_t *connection)
+look_up(const RefreshClaim *claims, int n)
 {
 	static StoreQuery select = {
+		"SELECT r.n, l.* FROM pg_catalog.unnest($1) WITH ORDINALITY r (id, n) CROSS JOIN LATERAL ("
 		"SELECT c.tenant, c.owner, c.connector, c.origin, c.generation, c.status, c.refresh_at,"
 		" c.next_attempt_at, c.last_error, c.in_doubt, c.access, c.refresh, c.refresh_expires_at,"
 		" COALESCE(c.refreshed_at, c.issued_at), n.params::pg_catalog.text, n.client_id, n.account, k.revision, k.builtin,"
@@ -76,12 +91,21 @@ look_up(const pg_uuid_t *connection)
 		" FROM conduit.credential c JOIN conduit.connection n ON n.id = c.connection_id"
 		" JOIN conduit.connector k ON k.slug = c.connector"
 		" LEFT JOIN conduit.last_use u ON u.connection_id = c.connection_id"
-		" WHERE c.connection_id = $1",
-		1, {UUIDOID}
+		" WHERE c.connection_id = r.id OFFSET 0) l",
+		1, {UUIDARRAYOID}
 	};
+	StoreRows	rows;
 	StoreArgs	args = {0};
 
-	conduit_arg_uuid(&args, connection);
+	conduit_rows_begin(&rows, &select, 1, n);
+	for (int i = 0; i < n; i++)
+	{
+		StoreArgs	cells = {0};
+
+		conduit_arg_uuid(&cells, &claims[i].connection);
+		conduit_rows_add(&rows, &cells);
+	}
+	conduit_rows_args(&rows, &args);
 	return conduit_store_run(&select, &args);
 }
 
@@ -91,7 +115,7 @@ look_up(const pg_uuid_t *connection)
  * off.
  */
 static bool
-put_off_if_idle(const pg_uuid_t *connection, TimestampTz now)
+put_off_if_idle(const RefreshClaim *claim, uint64 row, TimestampTz now)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.credential SET refresh_at = $2 WHERE connection_id = ("
@@ -103,32 +127,32 @@ put_off_if_idle(const pg_uuid_t *connection, TimestampTz now)
 	StoreArgs	args = {0};
 
 	if (conduit_refresh_idle <= 0 ||
-		conduit_seconds_between(conduit_row_time(0, C_LAST_USED), now) < conduit_refresh_idle)
+		conduit_seconds_between(conduit_row_time(row, C_LAST_USED), now) < conduit_refresh_idle)
 		return false;
-	keep_alive = conduit_schedule_keep_alive(connection, conduit_row_int64(0, C_GENERATION),
-											 conduit_row_time(0, C_REFRESHED_AT),
-											 conduit_row_time(0, C_REFRESH_EXPIRES_AT));
+	keep_alive = conduit_schedule_keep_alive(&claim->connection, conduit_row_int64(row, C_GENERATION),
+											 conduit_row_time(row, C_REFRESHED_AT),
+											 conduit_row_time(row, C_REFRESH_EXPIRES_AT));
 	if (keep_alive <= now)
 		return false;
-	conduit_arg_uuid(&args, connection);
+	conduit_arg_uuid(&args, &claim->connection);
 	conduit_arg_time(&args, keep_alive);
 	conduit_store_run(&update, &args);
 	return true;
 }
 
-/* Whether the row that was looked up may be refreshed now; ANSWER_NONE if so. */
+/* Whether a row that was looked up may be refreshed now; ANSWER_NONE if so. */
 static RequestAnswer
-check_row(const pg_uuid_t *connection, int64 generation, bool forced, bool unasked, TimestampTz now)
+check_row(const RefreshClaim *claim, uint64 row, TimestampTz now)
 {
-	char	   *status = conduit_row_text(0, C_STATUS, CurrentMemoryContext);
-	char	   *last_error = conduit_row_text(0, C_LAST_ERROR, CurrentMemoryContext);
-	TimestampTz next_attempt_at = conduit_row_time(0, C_NEXT_ATTEMPT_AT);
+	char	   *status = conduit_row_text(row, C_STATUS, CurrentMemoryContext);
+	char	   *last_error = conduit_row_text(row, C_LAST_ERROR, CurrentMemoryContext);
+	TimestampTz next_attempt_at = conduit_row_time(row, C_NEXT_ATTEMPT_AT);
 
 	if (strcmp(status, "ACTIVE") != 0)
 		return ANSWER_DONE;
-	if (generation >= 0 && conduit_row_int64(0, C_GENERATION) != generation)
+	if (claim->generation >= 0 && conduit_row_int64(row, C_GENERATION) != claim->generation)
 		return ANSWER_NEWER;
-	if (conduit_row_isnull(0, C_REFRESH))
+	if (conduit_row_isnull(row, C_REFRESH))
 		return ANSWER_NOT_REFRESHABLE;
 
 	/*
@@ -136,40 +160,41 @@ check_row(const pg_uuid_t *connection, int64 generation, bool forced, bool unask
 	 * provider that asks for time, are not to be hurried by anybody.
 	 */
 	if (!TIMESTAMP_IS_NOEND(next_attempt_at) && next_attempt_at > now &&
-		(!forced || conduit_row_bool(0, C_IN_DOUBT) ||
+		(!claim->forced || conduit_row_bool(row, C_IN_DOUBT) ||
 		 (last_error && (strcmp(last_error, "throttled") == 0 || strcmp(last_error, "dead") == 0))))
 		return ANSWER_DEFERRED;
-	if (unasked && conduit_row_time(0, C_REFRESH_AT) > now)
+	if (claim->unasked && conduit_row_time(row, C_REFRESH_AT) > now)
 		return ANSWER_DEFERRED;
-	if (unasked && put_off_if_idle(connection, now))
+	if (claim->unasked && put_off_if_idle(claim, row, now))
 		return ANSWER_DEFERRED;
 	return ANSWER_NONE;
 }
 
 static RefreshFlight *
-make_flight(const pg_uuid_t *connection)
+make_flight(const RefreshClaim *claim, uint64 row)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "conduit flight", ALLOCSET_SMALL_SIZES);
 	RefreshFlight *flight = MemoryContextAllocZero(context, sizeof(RefreshFlight));
 
 	flight->context = context;
-	flight->place.connection = *connection;
-	flight->place.tenant = conduit_row_text(0, C_TENANT, context);
-	flight->place.owner = conduit_row_text(0, C_OWNER, context);
-	flight->place.connector = conduit_row_text(0, C_CONNECTOR, context);
-	flight->place.origin = conduit_row_text(0, C_ORIGIN, context);
-	flight->generation = conduit_row_int64(0, C_GENERATION);
-	flight->refresh_expires_at = conduit_row_time(0, C_REFRESH_EXPIRES_AT);
-	flight->in_doubt = conduit_row_bool(0, C_IN_DOUBT);
-	flight->account = conduit_row_text(0, C_ACCOUNT, context);
-	flight->client_id = conduit_row_text(0, C_CLIENT_ID, context);
-	flight->params = conduit_row_text(0, C_PARAMS, context);
-	flight->scope = conduit_row_text(0, C_SCOPE, context);
-	flight->requested_scopes = conduit_row_text(0, C_REQUESTED_SCOPES, context);
-	flight->own_client = conduit_row_text(0, C_OWN_CLIENT, context);
-	flight->access = conduit_row_bytea(0, C_ACCESS, context);
-	flight->refresh = conduit_row_bytea(0, C_REFRESH, context);
-	flight->revision = conduit_row_int64(0, C_REVISION);
+	flight->place.connection = claim->connection;
+	flight->place.tenant = conduit_row_text(row, C_TENANT, context);
+	flight->place.owner = conduit_row_text(row, C_OWNER, context);
+	flight->place.connector = conduit_row_text(row, C_CONNECTOR, context);
+	flight->place.origin = conduit_row_text(row, C_ORIGIN, context);
+	flight->generation = conduit_row_int64(row, C_GENERATION);
+	flight->refresh_expires_at = conduit_row_time(row, C_REFRESH_EXPIRES_AT);
+	flight->in_doubt = conduit_row_bool(row, C_IN_DOUBT);
+	flight->account = conduit_row_text(row, C_ACCOUNT, context);
+	flight->client_id = conduit_row_text(row, C_CLIENT_ID, context);
+	flight->params = conduit_row_text(row, C_PARAMS, context);
+	flight->scope = conduit_row_text(row, C_SCOPE, context);
+	flight->requested_scopes = conduit_row_text(row, C_REQUESTED_SCOPES, context);
+	flight->own_client = conduit_row_text(row, C_OWN_CLIENT, context);
+	flight->access = conduit_row_bytea(row, C_ACCESS, context);
+	flight->refresh = conduit_row_bytea(row, C_REFRESH, context);
+	flight->revision = conduit_row_int64(row, C_REVISION);
+	flight->builtin = conduit_row_bool(row, C_BUILTIN);
 	return flight;
 }
 
@@ -190,12 +215,36 @@ find_endpoint(RefreshFlight *flight)
 	MemoryContextSwitchTo(old);
 }
 
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+/*
+ * The client of a connection, as conduit_client_find.  Of flights that are
+ * claimed together most have the same: *last is the one before, which asked for
+ * *last_id.
+ */
+static ConduitClient *
+find_stored_client(const RefreshFlight *flight, LastClient *last)
+{
+	if (last->flight == NULL || !same_text(last->client_id, flight->client_id) ||
+		strcmp(last->flight->place.tenant, flight->place.tenant) != 0 ||
+		strcmp(last->flight->place.connector, flight->place.connector) != 0)
+		last->client = conduit_client_find(flight->place.tenant, flight->place.connector,
+										   flight->client_id, CurrentMemoryContext);
+	last->flight = flight;
+	last->client_id = flight->client_id;
+	return last->client ? conduit_client_copy(last->client, flight->context) : NULL;
+}
+
 /*
  * The client by which the request is made: the one that the refresh token was
  * issued to; what mints has its own, or takes that of today.
  */
 static void
-find_client(RefreshFlight *flight, bool builtin)
+find_client(RefreshFlight *flight, LastClient *last)
 {
 	MemoryContext old;
 
@@ -203,64 +252,17 @@ find_client(RefreshFlight *flight, bool builtin)
 		flight->client_id = flight->own_client;
 	if (flight->own_client != NULL || !conduit_connector_takes_client(flight->connector))
 		return;
-	flight->client = conduit_client_find(flight->place.tenant, flight->place.connector,
-										 flight->client_id, flight->context);
+	flight->client = find_stored_client(flight, last);
 	old = MemoryContextSwitchTo(flight->context);
 	if (flight->client == NULL)
 		flight->client = conduit_client_from_environment(flight->place.tenant, flight->connector,
-														 builtin, flight->client_id);
+														 flight->builtin, flight->client_id);
 	if (flight->client == NULL ||
 		(flight->client->nsecrets == 0 && conduit_connector_needs_secret(flight->connector)))
 		conduit_refresh_set_outcome(flight, OUTCOME_CONFIG, "client_missing", -1);
 	else if (flight->client_id == NULL)
 		flight->client_id = flight->client->client_id;
 	MemoryContextSwitchTo(old);
-}
-
-/*
- * Insert the flight row, or take over one whose worker is gone.  False if it
- * is this worker's own or holds a parked reply.
- */
-static bool
-write_claim(RefreshFlight *flight)
-{
-	static StoreQuery claim = {
-		"INSERT INTO conduit.flight AS f (connection_id, generation, attempt, in_doubt, incarnation, claimed_at,"
-		" tenant, owner, connector, origin, account, client_id, params)"
-		" VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13::pg_catalog.jsonb)"
-		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
-		" attempt = CASE WHEN f.generation = EXCLUDED.generation THEN f.attempt + 1 ELSE 1 END,"
-		" in_doubt = EXCLUDED.in_doubt OR (f.generation = EXCLUDED.generation AND $12),"
-		" incarnation = EXCLUDED.incarnation, claimed_at = EXCLUDED.claimed_at,"
-		" account = EXCLUDED.account, client_id = EXCLUDED.client_id, origin = EXCLUDED.origin,"
-		" params = EXCLUDED.params"
-		" WHERE f.incarnation <> EXCLUDED.incarnation AND f.outcome IS NULL"
-		" RETURNING attempt, in_doubt",
-		13, {UUIDOID, INT8OID, BOOLOID, UUIDOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-		TEXTOID, TEXTOID, BOOLOID, TEXTOID}
-	};
-	StoreArgs	args = {0};
-
-	conduit_arg_uuid(&args, &flight->place.connection);
-	conduit_arg(&args, Int64GetDatum(flight->generation));
-	conduit_arg(&args, BoolGetDatum(flight->in_doubt));
-	conduit_arg_uuid(&args, &incarnation);
-	conduit_arg_time(&args, conduit_now());
-	conduit_arg_text(&args, flight->place.tenant);
-	conduit_arg_text(&args, flight->place.owner);
-	conduit_arg_text(&args, flight->place.connector);
-	conduit_arg_text(&args, flight->place.origin);
-	conduit_arg_text(&args, flight->account);
-	conduit_arg_text(&args, flight->client_id);
-	conduit_arg(&args, BoolGetDatum(flight->connector->refresh_rotates));
-	conduit_arg_text(&args, flight->params);
-	if (conduit_store_run(&claim, &args) == 0)
-		return false;
-	flight->attempt = conduit_row_int32(0, 1);
-	flight->in_doubt = conduit_row_bool(0, 2);
-	if (flight->attempt > CONDUIT_MAX_FLIGHT_ATTEMPTS)
-		conduit_refresh_set_outcome(flight, OUTCOME_TRANSIENT, "quarantined", QUARANTINE_SECONDS);
-	return true;
 }
 
 /* A row that somebody holds is left as it is: the next full scan meets it again. */
@@ -288,44 +290,151 @@ conduit_refresh_put_off(const RefreshFlight *flight, OutcomeClass outcome, const
 	conduit_at_commit(NUDGE_DUE, next);
 }
 
-RequestAnswer
-conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced, bool unasked,
-					  RefreshFlight **claimed)
+/* What the row of a claim comes to: a flight that may be sent, or the answer. */
+static void
+prepare(RefreshClaim *claim, uint64 row, LastClient *last)
 {
-	TimestampTz now = conduit_now();
-	RequestAnswer answer;
 	RefreshFlight *flight;
-	bool		builtin;
 
-	*claimed = NULL;
-	if (look_up(connection) == 0)
-		return ANSWER_NOT_REFRESHABLE;
-	answer = check_row(connection, generation, forced, unasked, now);
-	if (answer != ANSWER_NONE)
-		return answer;
-
-	builtin = conduit_row_bool(0, C_BUILTIN);
-	flight = make_flight(connection);
+	claim->answer = check_row(claim, row, conduit_now());
+	if (claim->answer != ANSWER_NONE)
+		return;
+	flight = make_flight(claim, row);
 	flight->connector = conduit_catalogue_get(flight->place.connector, flight->revision);
 	find_endpoint(flight);
 	if (!has_outcome(flight))
-		find_client(flight, builtin);
+		find_client(flight, last);
 	if (!has_outcome(flight) &&
-		!(conduit_breaker_admit(flight, forced) && conduit_throttle_admit(flight, unasked)))
+		!(conduit_breaker_admit(flight, claim->forced) && conduit_throttle_admit(flight, claim->unasked)))
 	{
+		claim->answer = ANSWER_DEFERRED;
+		last->flight = NULL;
 		conduit_refresh_free(flight);
-		return ANSWER_DEFERRED;
 	}
-	if (write_claim(flight))
-	{
-		/* Until here an error frees it with the transaction: nobody else may know it. */
-		MemoryContextSetParent(flight->context, TopMemoryContext);
-		*claimed = flight;
-		return ANSWER_NONE;
-	}
+	else
+		claim->flight = flight;
+}
 
-	conduit_refresh_free(flight);
-	return ANSWER_PARKED;
+static void
+add_claim(StoreRows *rows, const RefreshFlight *flight)
+{
+	StoreArgs	cells = {0};
+
+	conduit_arg_uuid(&cells, &flight->place.connection);
+	conduit_arg(&cells, Int64GetDatum(flight->generation));
+	conduit_arg(&cells, BoolGetDatum(flight->in_doubt));
+	conduit_arg_text(&cells, flight->place.tenant);
+	conduit_arg_text(&cells, flight->place.owner);
+	conduit_arg_text(&cells, flight->place.connector);
+	conduit_arg_text(&cells, flight->place.origin);
+	conduit_arg_text(&cells, flight->account);
+	conduit_arg_text(&cells, flight->client_id);
+	conduit_arg(&cells, BoolGetDatum(flight->connector->refresh_rotates));
+	conduit_arg_text(&cells, flight->params);
+	conduit_rows_add(rows, &cells);
+}
+
+/* The claim of a flight is written. */
+static void
+take_claim(RefreshFlight *flight, uint64 row)
+{
+	flight->attempt = conduit_row_int32(row, 2);
+	flight->in_doubt = conduit_row_bool(row, 3);
+	flight->claimed = true;
+	if (flight->attempt > CONDUIT_MAX_FLIGHT_ATTEMPTS)
+		conduit_refresh_set_outcome(flight, OUTCOME_TRANSIENT, "quarantined", QUARANTINE_SECONDS);
+}
+
+/*
+ * Insert the flight rows, or take over those whose worker is gone.  Not claimed
+ * are those that are this worker's own or hold a parked reply.
+ */
+static void
+write_claims(RefreshClaim *claims, int n)
+{
+	static StoreQuery claim = {
+		"INSERT INTO conduit.flight AS f (connection_id, generation, attempt, in_doubt, incarnation, claimed_at,"
+		" tenant, owner, connector, origin, account, client_id, params)"
+		" SELECT r.id, r.generation, 1, r.in_doubt, $12, $13,"
+		" r.tenant, r.owner, r.connector, r.origin, r.account, r.client_id, r.params::pg_catalog.jsonb"
+		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+		" r (id, generation, in_doubt, tenant, owner, connector, origin, account, client_id, rotates, params)"
+		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
+		" attempt = CASE WHEN f.generation = EXCLUDED.generation THEN f.attempt + 1 ELSE 1 END,"
+		" in_doubt = EXCLUDED.in_doubt OR (f.generation = EXCLUDED.generation"
+		"  AND ($10)[pg_catalog.array_position($1, EXCLUDED.connection_id)]),"
+		" incarnation = EXCLUDED.incarnation, claimed_at = EXCLUDED.claimed_at,"
+		" account = EXCLUDED.account, client_id = EXCLUDED.client_id, origin = EXCLUDED.origin,"
+		" params = EXCLUDED.params"
+		" WHERE f.incarnation <> EXCLUDED.incarnation AND f.outcome IS NULL"
+		" RETURNING connection_id, attempt, in_doubt",
+		13, {UUIDARRAYOID, INT8ARRAYOID, BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID, UUIDOID, TIMESTAMPTZOID}
+	};
+	StoreRows	rows;
+	StoreArgs	args = {0};
+	uint64		written;
+	int			at = 0;
+
+	conduit_rows_begin(&rows, &claim, 11, n);
+	for (int i = 0; i < n; i++)
+		if (claims[i].flight != NULL)
+			add_claim(&rows, claims[i].flight);
+	if (rows.n == 0)
+		return;
+	conduit_rows_args(&rows, &args);
+	conduit_arg_uuid(&args, &incarnation);
+	conduit_arg_time(&args, conduit_now());
+	written = conduit_store_run(&claim, &args);
+
+	/* In the order in which they were given. */
+	for (uint64 i = 0; i < written; i++)
+	{
+		pg_uuid_t	id = conduit_row_uuid(i, 1);
+
+		while (claims[at].flight == NULL || memcmp(&claims[at].connection, &id, sizeof(id)) != 0)
+			at++;
+		take_claim(claims[at++].flight, i);
+	}
+}
+
+void
+conduit_refresh_claim(RefreshClaim *claims, int n)
+{
+	LastClient	last = {0};
+	SPITupleTable *found;
+	uint64		nfound;
+
+	for (int i = 0; i < n; i++)
+	{
+		claims[i].answer = ANSWER_NOT_REFRESHABLE;
+		claims[i].flight = NULL;
+	}
+	nfound = look_up(claims, n);
+	found = SPI_tuptable;
+	for (uint64 i = 0; i < nfound; i++)
+	{
+		SPI_tuptable = found;	/* other statements have been run since */
+		prepare(&claims[conduit_row_int64(i, C_CLAIM) - 1], i, &last);
+	}
+	write_claims(claims, n);
+
+	/* Until here an error frees them with the transaction: nobody else may know them. */
+	for (int i = 0; i < n; i++)
+	{
+		RefreshFlight *flight = claims[i].flight;
+
+		if (flight == NULL)
+			continue;
+		if (flight->claimed)
+			MemoryContextSetParent(flight->context, TopMemoryContext);
+		else
+		{
+			conduit_refresh_free(flight);
+			claims[i].flight = NULL;
+			claims[i].answer = ANSWER_PARKED;
+		}
+	}
 }
 
 int

@@ -139,6 +139,25 @@ conduit_client_find(const char *tenant, const char *connector, const char *clien
 	return client;
 }
 
+/* Of a client that was found in a row. */
+ConduitClient *
+conduit_client_copy(const ConduitClient *client, MemoryContext context)
+{
+	ConduitClient *copy = MemoryContextAlloc(context, sizeof(ConduitClient));
+
+	*copy = *client;
+	copy->client_id = MemoryContextStrdup(context, client->client_id);
+	copy->tenant = MemoryContextStrdup(context, client->tenant);
+	for (int i = 0; i < client->nsecrets; i++)
+	{
+		Size		size = VARSIZE_ANY(client->secrets[i].blob);
+
+		copy->secrets[i].blob = MemoryContextAlloc(context, size);
+		memcpy(copy->secrets[i].blob, client->secrets[i].blob, size);
+	}
+	return copy;
+}
+
 /* CONDUIT_<SLUG>_<suffix>, the slug in capitals, hyphens as underscores. */
 static const char *
 environment_value(const char *slug, const char *suffix)

@@ -42,6 +42,8 @@ typedef struct ConduitClient
 extern ConduitClient *conduit_client_find(const char *tenant, const char *connector,
 										  const char *client_id, MemoryContext context);
 
+extern ConduitClient *conduit_client_copy(const ConduitClient *client, MemoryContext context);
+
 /*
  * conduit_client_from_environment looks for CONDUIT_<SLUG>_CLIENT_ID, which
  * serves built-in connectors and tenant '' where there is no row.  For the

@@ -40,6 +40,7 @@ typedef struct RefreshFlight
 	CredentialPlace place;
 	int64		generation;		/* whose refresh token is used */
 	int			attempt;
+	bool		claimed;		/* its row is written */
 	TimestampTz refresh_expires_at; /* of the token that is used; DT_NOEND: not known */
 	bool		in_doubt;		/* the token may have been used before */
 	char	   *account;
@@ -51,6 +52,7 @@ typedef struct RefreshFlight
 	const ConduitJson *variables;	/* the same, parsed; NULL: of a parked flight */
 	const ConduitConnector *connector;	/* NULL: of a parked flight, not looked up yet */
 	int64		revision;		/* of the connector */
+	bool		builtin;		/* the connector is */
 	char	   *endpoint;
 	ConduitClient *client;		/* NULL: none needed or none found */
 	int			secret;			/* which of the client's secrets is tried */
@@ -80,13 +82,19 @@ typedef enum SettleResult
 extern void conduit_refresh_set_incarnation(void);
 extern const pg_uuid_t *conduit_incarnation(void);
 
-/*
- * conduit_refresh_claim claims the connection's refresh.  ANSWER_NONE and
- * *flight when it may be sent (or has its outcome already, for want of a
- * client, say); else the answer for those who asked.  generation -1: any.
- */
-extern RequestAnswer conduit_refresh_claim(const pg_uuid_t *connection, int64 generation, bool forced,
-										   bool unasked, RefreshFlight **flight);
+/* A refresh that is wanted, and what its claim has come to. */
+typedef struct RefreshClaim
+{
+	pg_uuid_t	connection;
+	int64		generation;		/* -1: any */
+	bool		forced;
+	bool		unasked;
+	RequestAnswer answer;		/* for those who asked; ANSWER_NONE where there is a flight */
+	RefreshFlight *flight;		/* may be sent, or has its outcome already, for want of a client, say */
+} RefreshClaim;
+
+/* conduit_refresh_claim claims refreshes of n connections, each of another one. */
+extern void conduit_refresh_claim(RefreshClaim *claims, int n);
 
 /* conduit_refresh_set_outcome gives a flight an outcome of our own. */
 extern void conduit_refresh_set_outcome(RefreshFlight *flight, OutcomeClass outcome, const char *code,
@@ -127,7 +135,8 @@ extern void conduit_refresh_withdraw(RefreshFlight *flight);
 /* conduit_refresh_seal seals the reply for its final place; before conduit_store_begin. */
 extern SealStatus conduit_refresh_seal(RefreshFlight *flight);
 
-extern SettleResult conduit_refresh_settle(RefreshFlight *flight);
+/* conduit_refresh_settle settles n flights, each of another connection. */
+extern void conduit_refresh_settle(RefreshFlight **flights, int n, SettleResult *results);
 
 /* conduit_refresh_park commits the outcome to the flight row alone. */
 extern void conduit_refresh_park(RefreshFlight *flight);

@@ -20,6 +20,7 @@
 #include "lifecycle/connection.h"
 #include "lifecycle/key.h"
 #include "lifecycle/revocation.h"
+#include "lifecycle/rows.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "lifecycle/storm.h"
@@ -34,14 +35,17 @@
 
 typedef enum RowState
 {
-	ROW_LOCKED_BY_US,
+	ROW_GONE,
 	ROW_HELD,					/* by somebody's open transaction */
-	ROW_GONE
+	ROW_LOCKED_BY_US
 } RowState;
 
 /* The credential as it is locked. */
 typedef struct LockedCredential
 {
+	RowState	state;
+	ItemPointerData tid;		/* where it stays while it is locked */
+	bool		clientless;		/* its connection says of no client that it stands under it */
 	int64		generation;
 	bool		active;
 	int			attempts;
@@ -209,18 +213,6 @@ conduit_refresh_seal(RefreshFlight *flight)
 }
 
 static bool
-lock_connection(const pg_uuid_t *connection)
-{
-	static StoreQuery lock = {
-		"SELECT FROM conduit.connection WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED", 1, {UUIDOID}
-	};
-	StoreArgs	args = {0};
-
-	conduit_arg_uuid(&args, connection);
-	return conduit_store_run(&lock, &args) > 0;
-}
-
-static bool
 row_exists(const pg_uuid_t *connection)
 {
 	static StoreQuery select = {
@@ -232,25 +224,49 @@ row_exists(const pg_uuid_t *connection)
 	return conduit_store_run(&select, &args) > 0;
 }
 
-/* Lock connection, then credential; never wait. */
-static RowState
-lock_rows(const pg_uuid_t *connection, LockedCredential *row)
+/*
+ * Lock connection, then credential, of each flight; never wait.  A row that
+ * cannot be had is skipped, and with it the pair.
+ */
+static void
+lock_rows(RefreshFlight **flights, int n, LockedCredential *locked)
 {
 	static StoreQuery lock = {
-		"SELECT generation, status = 'ACTIVE', attempts, refresh_at FROM conduit.credential"
-		" WHERE connection_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
-		1, {UUIDOID}
+		"SELECT r.n, l.* FROM pg_catalog.unnest($1) WITH ORDINALITY r (id, n) CROSS JOIN LATERAL ("
+		"SELECT c.ctid, c.generation, c.status = 'ACTIVE', c.attempts, c.refresh_at, n.client_id IS NULL"
+		" FROM conduit.connection n JOIN conduit.credential c ON c.connection_id = n.id"
+		" WHERE n.id = r.id FOR NO KEY UPDATE SKIP LOCKED) l",
+		1, {UUIDARRAYOID}
 	};
+	StoreRows	rows;
 	StoreArgs	args = {0};
+	uint64		found;
 
-	conduit_arg_uuid(&args, connection);
-	if (!lock_connection(connection) || conduit_store_run(&lock, &args) == 0)
-		return row_exists(connection) ? ROW_HELD : ROW_GONE;
-	row->generation = conduit_row_int64(0, 1);
-	row->active = conduit_row_bool(0, 2);
-	row->attempts = conduit_row_int32(0, 3);
-	row->refresh_at = conduit_row_time(0, 4);
-	return ROW_LOCKED_BY_US;
+	conduit_rows_begin(&rows, &lock, 1, n);
+	for (int i = 0; i < n; i++)
+	{
+		StoreArgs	cells = {0};
+
+		conduit_arg_uuid(&cells, &flights[i]->place.connection);
+		conduit_rows_add(&rows, &cells);
+	}
+	conduit_rows_args(&rows, &args);
+	found = conduit_store_run(&lock, &args);
+	for (uint64 i = 0; i < found; i++)
+	{
+		LockedCredential *row = &locked[conduit_row_int64(i, 1) - 1];
+
+		row->state = ROW_LOCKED_BY_US;
+		row->tid = conduit_row_tid(i, 2);
+		row->generation = conduit_row_int64(i, 3);
+		row->active = conduit_row_bool(i, 4);
+		row->attempts = conduit_row_int32(i, 5);
+		row->refresh_at = conduit_row_time(i, 6);
+		row->clientless = conduit_row_bool(i, 7);
+	}
+	for (int i = 0; i < n; i++)
+		if (locked[i].state != ROW_LOCKED_BY_US)
+			locked[i].state = row_exists(&flights[i]->place.connection) ? ROW_HELD : ROW_GONE;
 }
 
 /* What the reply said of the connection; its row is locked. */
@@ -264,41 +280,62 @@ merge_connection(const RefreshFlight *flight)
 								 conduit_json_text(grant->new_metadata));
 }
 
+/*
+ * The new tokens of locked credentials.  They are found by where they are: the
+ * planner has no other way to get at them than one by one.
+ */
+static StoreQuery refreshed = {
+	"UPDATE conduit.credential c SET generation = r.generation, expires_at = r.expires_at, due_at = r.due_at,"
+	" refresh_at = r.refresh_at, issued_at = r.issued_at, refreshed_at = r.refreshed_at,"
+	" refresh_expires_at = r.refresh_expires_at, lifetime = r.lifetime, token_type = COALESCE(r.token_type, c.token_type),"
+	" scope = COALESCE(r.scope, c.scope), access = r.access, refresh = r.refresh, next_attempt_at = NULL, attempts = 0,"
+	" in_doubt = false, last_error = NULL, last_error_code = NULL, last_error_at = NULL"
+	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) r (tid, generation, expires_at,"
+	" due_at, refresh_at, issued_at, refreshed_at, refresh_expires_at, lifetime, token_type, scope, access, refresh)"
+	" WHERE c.ctid = r.tid",
+	13, {TIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+		TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID,
+	BYTEAARRAYOID}
+};
+
 static void
-apply_refreshed(RefreshFlight *flight)
+add_refreshed(StoreRows *rows, const RefreshFlight *flight, LockedCredential *row)
 {
-	static StoreQuery update = {
-		"UPDATE conduit.credential SET generation = $2, expires_at = $3, due_at = $4, refresh_at = $13,"
-		" issued_at = $5, refreshed_at = $6, refresh_expires_at = $7, lifetime = $8, token_type = COALESCE($9, token_type),"
-		" scope = COALESCE($10, scope), access = $11, refresh = $12, next_attempt_at = NULL, attempts = 0,"
-		" in_doubt = false, last_error = NULL, last_error_code = NULL, last_error_at = NULL"
-		" WHERE connection_id = $1",
-		13, {UUIDOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TIMESTAMPTZOID, FLOAT8OID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID, TIMESTAMPTZOID}
-	};
 	const TokenGrant *grant = &flight->outcome.grant;
 	int64		generation = flight->generation + 1;
 	TimestampTz due_at = conduit_schedule_due(flight->connector, &flight->place.connection, generation,
 											  flight->reply_at, grant->expires_at, grant->lifetime, true);
 	TimestampTz refresh_at = conduit_schedule_refresh(&flight->place.connection, generation, due_at,
 													  flight->reply_at, grant->refresh_expires_at);
+	StoreArgs	cells = {0};
+
+	conduit_arg(&cells, PointerGetDatum(&row->tid));
+	conduit_arg(&cells, Int64GetDatum(generation));
+	conduit_arg_time(&cells, grant->expires_at);
+	conduit_arg_time(&cells, due_at);
+	conduit_arg_time(&cells, refresh_at);
+	conduit_arg_time(&cells, grant->issued_at);
+	conduit_arg_time(&cells, flight->reply_at);
+	conduit_arg_time(&cells, grant->refresh_expires_at);
+	conduit_arg(&cells, Float8GetDatum(grant->lifetime));
+	conduit_arg_utf8(&cells, grant->token_type);
+	conduit_arg_utf8(&cells, grant->scope);
+	conduit_arg_bytea(&cells, flight->access);
+	conduit_arg_bytea(&cells, flight->refresh);
+	conduit_rows_add(rows, &cells);
+	conduit_at_commit(NUDGE_DUE, refresh_at);
+}
+
+static void
+write_refreshed(const StoreRows *rows)
+{
 	StoreArgs	args = {0};
 
-	conduit_arg_uuid(&args, &flight->place.connection);
-	conduit_arg(&args, Int64GetDatum(generation));
-	conduit_arg_time(&args, grant->expires_at);
-	conduit_arg_time(&args, due_at);
-	conduit_arg_time(&args, grant->issued_at);
-	conduit_arg_time(&args, flight->reply_at);
-	conduit_arg_time(&args, grant->refresh_expires_at);
-	conduit_arg(&args, Float8GetDatum(grant->lifetime));
-	conduit_arg_utf8(&args, grant->token_type);
-	conduit_arg_utf8(&args, grant->scope);
-	conduit_arg_bytea(&args, flight->access);
-	conduit_arg_bytea(&args, flight->refresh);
-	conduit_arg_time(&args, refresh_at);
-	conduit_store_run(&update, &args);
-	conduit_at_commit(NUDGE_DUE, refresh_at);
+	if (rows->n == 0)
+		return;
+	conduit_rows_args(rows, &args);
+	if (conduit_store_run(&refreshed, &args) != rows->n)
+		elog(ERROR, "a locked credential is not where it was");
 }
 
 static void
@@ -394,7 +431,7 @@ apply_dead(RefreshFlight *flight, const LockedCredential *credential)
 
 /* What a success tells about the client it was made under; not worth a wait. */
 static void
-note_client(RefreshFlight *flight)
+note_client(RefreshFlight *flight, const LockedCredential *row)
 {
 	static StoreQuery record = {
 		"UPDATE conduit.connection SET client_id = $2 WHERE id = $1 AND client_id IS NULL",
@@ -409,7 +446,7 @@ note_client(RefreshFlight *flight)
 
 	if (flight->client == NULL)
 		return;
-	if (conduit_connector_binds_client(flight->connector))
+	if (row->clientless && conduit_connector_binds_client(flight->connector))
 	{
 		conduit_arg_uuid(&args, &flight->place.connection);
 		conduit_arg_text(&args, flight->client_id);
@@ -429,73 +466,112 @@ note_client(RefreshFlight *flight)
 	}
 }
 
-static void
-end_claim(const RefreshFlight *flight)
-{
-	static StoreQuery delete = {
-		"DELETE FROM conduit.flight WHERE connection_id = $1 AND generation = $2", 2, {UUIDOID, INT8OID}
-	};
-	StoreArgs	args = {0};
+static StoreQuery ended = {
+	"DELETE FROM conduit.flight WHERE connection_id = ANY ($1)"
+	" AND generation = ($2)[pg_catalog.array_position($1, connection_id)]",
+	2, {UUIDARRAYOID, INT8ARRAYOID}
+};
 
-	conduit_arg_uuid(&args, &flight->place.connection);
-	conduit_arg(&args, Int64GetDatum(flight->generation));
-	conduit_store_run(&delete, &args);
+static void
+add_ended(StoreRows *rows, const RefreshFlight *flight)
+{
+	StoreArgs	cells = {0};
+
+	conduit_arg_uuid(&cells, &flight->place.connection);
+	conduit_arg(&cells, Int64GetDatum(flight->generation));
+	conduit_rows_add(rows, &cells);
 }
 
-SettleResult
-conduit_refresh_settle(RefreshFlight *flight)
+static void
+end_claims(const StoreRows *rows)
 {
-	LockedCredential row;
+	StoreArgs	args = {0};
 
-	if (flight->connector == NULL)
-		flight->connector = conduit_catalogue_get(flight->place.connector, -1);
+	if (rows->n == 0)
+		return;
+	conduit_rows_args(rows, &args);
+	conduit_store_run(&ended, &args);
+}
 
-	switch (lock_rows(&flight->place.connection, &row))
+/* The credential is locked, and still the one that the flight was for. */
+static void
+apply(RefreshFlight *flight, LockedCredential *row, StoreRows *successes)
+{
+	switch (flight->outcome.outcome)
 	{
-		case ROW_HELD:
-			if (!flight->parked)
-				conduit_refresh_park(flight);
-			return SETTLE_PARKED;
-
-		case ROW_GONE:
-			/*
-			 * Revoked or deleted meanwhile: what the flight brought must die
-			 * too.  What it was minted with is not for keeping.
-			 */
-			if (flight->sealed && flight->connector != NULL && !conduit_auth_mints(flight->connector->auth_type))
-				conduit_revocation_queue_flight(&flight->place.connection, flight->generation + 1,
-												flight->place.tenant, flight->place.owner,
-												flight->place.connector, flight->place.origin,
-												flight->account, flight->client_id, flight->params,
-												flight->access, flight->refresh);
+		case OUTCOME_REFRESHED:
+			add_refreshed(successes, flight, row);
+			merge_connection(flight);
+			note_client(flight, row);
 			break;
-
-		case ROW_LOCKED_BY_US:
-			/*
-			 * Authorized again meanwhile: the outcome is of a token that nobody
-			 * has any more.  The new one may have been found due while this
-			 * flight was in its way.
-			 */
-			if (row.generation != flight->generation || !row.active)
-			{
-				if (!TIMESTAMP_IS_NOEND(row.refresh_at))
-					conduit_at_commit(NUDGE_DUE, row.refresh_at);
-				break;
-			}
-			if (flight->outcome.outcome == OUTCOME_REFRESHED)
-			{
-				apply_refreshed(flight);
-				merge_connection(flight);
-				note_client(flight);
-			}
-			else if (flight->outcome.outcome == OUTCOME_DEAD)
-				apply_dead(flight, &row);
-			else
-				apply_failure(flight, &row);
+		case OUTCOME_DEAD:
+			apply_dead(flight, row);
+			break;
+		default:
+			apply_failure(flight, row);
 			break;
 	}
-	end_claim(flight);
+}
+
+/*
+ * Revoked or deleted meanwhile: what the flight brought must die too.  What it
+ * was minted with is not for keeping.
+ */
+static void
+drop_reply(RefreshFlight *flight)
+{
+	if (flight->sealed && flight->connector != NULL && !conduit_auth_mints(flight->connector->auth_type))
+		conduit_revocation_queue_flight(&flight->place.connection, flight->generation + 1,
+										flight->place.tenant, flight->place.owner,
+										flight->place.connector, flight->place.origin,
+										flight->account, flight->client_id, flight->params,
+										flight->access, flight->refresh);
+}
+
+static SettleResult
+settle_one(RefreshFlight *flight, LockedCredential *row, StoreRows *successes)
+{
+	if (flight->connector == NULL)
+		flight->connector = conduit_catalogue_get(flight->place.connector, -1);
+	if (row->state == ROW_HELD)
+	{
+		if (!flight->parked)
+			conduit_refresh_park(flight);
+		return SETTLE_PARKED;
+	}
+	if (row->state == ROW_GONE)
+		drop_reply(flight);
+	else if (row->generation == flight->generation && row->active)
+		apply(flight, row, successes);
+
+	/*
+	 * Authorized again meanwhile: the outcome is of a token that nobody has any
+	 * more.  The new one may have been found due while this flight was in its
+	 * way.
+	 */
+	else if (!TIMESTAMP_IS_NOEND(row->refresh_at))
+		conduit_at_commit(NUDGE_DUE, row->refresh_at);
 	return SETTLED;
+}
+
+void
+conduit_refresh_settle(RefreshFlight **flights, int n, SettleResult *results)
+{
+	LockedCredential *locked = palloc0(sizeof(LockedCredential) * n);
+	StoreRows	successes;
+	StoreRows	ends;
+
+	conduit_rows_begin(&successes, &refreshed, refreshed.nargs, n);
+	conduit_rows_begin(&ends, &ended, ended.nargs, n);
+	lock_rows(flights, n, locked);
+	for (int i = 0; i < n; i++)
+	{
+		results[i] = settle_one(flights[i], &locked[i], &successes);
+		if (results[i] == SETTLED)
+			add_ended(&ends, flights[i]);
+	}
+	write_refreshed(&successes);
+	end_claims(&ends);
 }
 
 RequestAnswer

@@ -287,6 +287,20 @@ conduit_row_uuid(uint64 row, int column)
 	return result;
 }
 
+ItemPointerData
+conduit_row_tid(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = row_value(row, column, &isnull);
+	ItemPointerData result;
+
+	if (isnull)
+		ItemPointerSetInvalid(&result);
+	else
+		result = *(ItemPointer) DatumGetPointer(value);
+	return result;
+}
+
 void
 conduit_store_return_rows(FunctionCallInfo fcinfo, StoreQuery *query, const StoreArgs *args)
 {

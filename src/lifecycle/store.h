@@ -86,6 +86,7 @@ extern double conduit_row_float(uint64 row, int column);
 extern bool conduit_row_bool(uint64 row, int column);
 extern bool conduit_row_isnull(uint64 row, int column);
 extern pg_uuid_t conduit_row_uuid(uint64 row, int column);
+extern ItemPointerData conduit_row_tid(uint64 row, int column);
 
 /* conduit_store_return_rows runs a query and hands its rows to a set-returning caller. */
 extern void conduit_store_return_rows(FunctionCallInfo fcinfo, StoreQuery *query, const StoreArgs *args);

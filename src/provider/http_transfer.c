@@ -40,6 +40,9 @@
 #define CONNECTION_LIFETIME		300
 #define CA_CACHE_SECONDS		3600
 
+/* The least there is: each HTTPS request has one of its own, to be wiped, and libcurl would have 64 kB. */
+#define UPLOAD_BUFFER_SIZE		16384L
+
 static bool
 address_allowed(const HttpTransfer *transfer, const struct sockaddr *address)
 {
@@ -352,6 +355,7 @@ conduit_http_set_options(HttpTransfer *transfer, const HttpRequest *request, int
 	/* How long and how much. */
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	SET(CURLOPT_TIMEOUT_MS, (long) Max(request->timeout_ms, 1));
+	SET(CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_SIZE);
 	SET(CURLOPT_WRITEFUNCTION, on_body);
 	SET(CURLOPT_WRITEDATA, transfer);
 	SET(CURLOPT_HEADERFUNCTION, on_header);

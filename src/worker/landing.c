@@ -58,15 +58,18 @@ seal_or_raise(RefreshFlight *flight)
 static void
 settle_together(int n)
 {
+	RefreshFlight *flights[CONDUIT_ROUND_BATCH];
 	SettleResult results[CONDUIT_ROUND_BATCH];
 	StoreScope	scope;
 
 	conduit_round_begin();
 	for (int i = 0; i < n; i++)
-		seal_or_raise(list_nth(conduit_round.unsettled, i));
+	{
+		flights[i] = list_nth(conduit_round.unsettled, i);
+		seal_or_raise(flights[i]);
+	}
 	conduit_store_begin(&scope);
-	for (int i = 0; i < n; i++)
-		results[i] = conduit_refresh_settle(list_nth(conduit_round.unsettled, i));
+	conduit_refresh_settle(flights, n, results);
 	conduit_store_end(&scope);
 	conduit_round_commit();
 
@@ -216,7 +219,7 @@ move_one_parked(void)
 
 	conduit_round_begin();
 	conduit_store_begin(&scope);
-	result = conduit_refresh_settle(parked_flight);
+	conduit_refresh_settle(&parked_flight, 1, &result);
 	conduit_store_end(&scope);
 	conduit_round_commit();
 	parked_tried = true;

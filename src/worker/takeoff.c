@@ -121,33 +121,78 @@ typedef struct ClaimedTask
 	RefreshFlight *flight;
 } ClaimedTask;
 
-static RequestAnswer
-claim(Task *task, RefreshFlight **flight)
+static RefreshClaim
+claim_of(const Task *task)
 {
-	RequestAnswer answer = conduit_refresh_claim(&task->connection, task->generation, task->forced,
-												 task->unasked, flight);
+	RefreshClaim claim = {.connection = task->connection,.generation = task->generation,
+	.forced = task->forced,.unasked = task->unasked};
 
-	/* Who asked has been overtaken, and what overtook may be due by now. */
-	if (answer == ANSWER_NEWER && task->due &&
-		conduit_refresh_claim(&task->connection, -1, false, true, flight) == ANSWER_NONE)
-		answer = ANSWER_NONE;
-	return answer;
+	return claim;
+}
+
+/* Who asked has been overtaken, and what overtook may be due by now. */
+static void
+claim_overtaken(ClaimedTask *claimed, int n)
+{
+	RefreshClaim claims[CONDUIT_ROUND_BATCH];
+	ClaimedTask *overtaken[CONDUIT_ROUND_BATCH];
+	int			count = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (claimed[i].answer != ANSWER_NEWER || !claimed[i].task->due)
+			continue;
+		claims[count] = claim_of(claimed[i].task);
+		claims[count].generation = -1;
+		claims[count].forced = false;
+		claims[count].unasked = true;
+		overtaken[count++] = &claimed[i];
+	}
+	if (count == 0)
+		return;
+	conduit_refresh_claim(claims, count);
+	for (int i = 0; i < count; i++)
+	{
+		if (claims[i].flight == NULL)
+			continue;
+		overtaken[i]->answer = ANSWER_NONE;
+		overtaken[i]->flight = claims[i].flight;
+	}
+}
+
+static void
+claim(ClaimedTask *claimed, int n)
+{
+	RefreshClaim claims[CONDUIT_ROUND_BATCH];
+
+	for (int i = 0; i < n; i++)
+		claims[i] = claim_of(claimed[i].task);
+	conduit_refresh_claim(claims, n);
+	for (int i = 0; i < n; i++)
+	{
+		claimed[i].answer = claims[i].answer;
+		claimed[i].flight = claims[i].flight;
+	}
+	claim_overtaken(claimed, n);
 }
 
 static void
 claim_together(ClaimedTask *claimed, int n)
 {
 	StoreScope	scope;
-	bool		adopted;
 
 	conduit_round_begin();
 	conduit_store_begin(&scope);
 
 	/* Here, too: a restore fills the tables after the worker has looked. */
-	adopted = conduit_adoption_settled();
-	conduit_round.check |= !adopted;
-	for (int i = 0; i < n; i++)
-		claimed[i].answer = adopted ? claim(claimed[i].task, &claimed[i].flight) : ANSWER_PAUSED;
+	if (conduit_adoption_settled())
+		claim(claimed, n);
+	else
+	{
+		conduit_round.check = true;
+		for (int i = 0; i < n; i++)
+			claimed[i].answer = ANSWER_PAUSED;
+	}
 	conduit_store_end(&scope);
 	conduit_round_commit();
 }
