@@ -96,6 +96,30 @@ restore_signals(const sigset_t *saved)
 	sigprocmask(SIG_SETMASK, saved, NULL);
 }
 
+/*
+ * Sockets are opened where fd.c does not see it: take them off its budget
+ * beforehand, but leave it most of that.
+ */
+static void
+reserve_descriptors(int wanted)
+{
+	wanted = Min(wanted, max_safe_fds / 3);
+	for (; reserved_descriptors < wanted; reserved_descriptors++)
+		ReserveExternalFD();
+	for (; reserved_descriptors > wanted; reserved_descriptors--)
+		ReleaseExternalFD();
+}
+
+void
+conduit_http_expect(int transfers)
+{
+	Assert(multi != NULL);
+
+	/* A connection each, and the event set. */
+	reserve_descriptors(transfers + 1);
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) transfers);
+}
+
 void
 conduit_http_start_up(void)
 {
@@ -137,17 +161,9 @@ conduit_http_start_up(void)
 	event_set_failed = false;
 	timer_at = -1;
 
-	/* Sockets are opened where fd.c does not see it: take them off its budget now. */
-	for (reserved_descriptors = 0;
-		 reserved_descriptors < Min(2 * conduit_max_in_flight + 1, max_safe_fds / 3);
-		 reserved_descriptors++)
-		ReserveExternalFD();
-
 	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
 	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
 	curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long) CURLPIPE_NOTHING);
-	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) Max(conduit_max_in_flight, 1));
-
 	settings_epoch = conduit_settings_epoch();
 	settings_changed = conduit_http_now_ms() - LONG_AGO_MS;
 	conduit_egress_prepare();
@@ -231,11 +247,7 @@ conduit_http_shut_down(void)
 	multi = NULL;
 	close(event_set);
 	event_set = -1;
-	while (reserved_descriptors > 0)
-	{
-		ReleaseExternalFD();
-		reserved_descriptors--;
-	}
+	reserve_descriptors(0);
 }
 
 static HttpTransfer *

@@ -77,6 +77,12 @@ typedef struct HttpTransfer HttpTransfer;
 extern void conduit_http_start_up(void);
 
 /*
+ * conduit_http_expect makes room for so many transfers at a time, once started
+ * up; to be called again when there may be more or fewer.
+ */
+extern void conduit_http_expect(int transfers);
+
+/*
  * conduit_http_shut_down ends all transfers and wipes what they had to send and
  * had received; safe to call twice, never blocks.  They count as finished then,
  * and their owners may still free them.
@@ -86,8 +92,8 @@ extern void conduit_http_shut_down(void);
 /*
  * conduit_http_start begins a transfer.  owner is handed back with it.  What is
  * wrong with the request comes back as a finished transfer; the only error it
- * raises is out of memory.  It does not queue: callers start no more than
- * conduit.max_in_flight at a time.
+ * raises is out of memory.  It does not queue: callers start no more at a time
+ * than they said they would.
  */
 extern HttpTransfer *conduit_http_start(const HttpRequest *request, void *owner);
 

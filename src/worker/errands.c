@@ -39,8 +39,8 @@ typedef enum Step
 	STEP_WITHDRAW
 } Step;
 
-static int
-places(void)
+int
+conduit_errands_places(void)
 {
 	return Max(LEAST_PLACES, conduit_max_in_flight / 4);
 }
@@ -242,7 +242,7 @@ conduit_errands_room(const ErrandKind *kind)
 {
 	if (settle_failed)
 		return 0;
-	return Max(0, places() - count_kind(&waiting, kind) - count_kind(&flying, kind) - count_kind(&answered, kind));
+	return Max(0, conduit_errands_places() - count_kind(&waiting, kind) - count_kind(&flying, kind) - count_kind(&answered, kind));
 }
 
 /* ---- steps ---- */
@@ -374,7 +374,7 @@ count_flying(const char *connector, int *of_connector, int *unasked)
 static bool
 has_place(const Errand *errand)
 {
-	int			share = places() / 2;
+	int			share = conduit_errands_places() / 2;
 	int			of_connector;
 	int			unasked;
 
@@ -387,7 +387,7 @@ next_waiting(void)
 {
 	dlist_iter	iter;
 
-	if (count(&flying) >= places())
+	if (count(&flying) >= conduit_errands_places())
 		return NULL;
 	dlist_foreach(iter, &waiting)
 	{
@@ -444,7 +444,7 @@ conduit_errands_next(void)
 	dlist_iter	iter;
 
 	/* One without a place waits for another to end. */
-	if (may_start() && count(&flying) < places())
+	if (may_start() && count(&flying) < conduit_errands_places())
 		dlist_foreach(iter, &waiting)
 		{
 			Errand	   *errand = dlist_container(Errand, node, iter.cur);

@@ -41,6 +41,9 @@ extern int	conduit_errands_room(const ErrandKind *kind);
 /* How many of a kind there are of a connector. */
 extern int	conduit_errands_of_connector(const ErrandKind *kind, const char *connector);
 
+/* How many may be under way at a time. */
+extern int	conduit_errands_places(void);
+
 /* Those that are claimed and not over yet. */
 extern int	conduit_errands_under_way(void);
 

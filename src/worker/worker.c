@@ -255,6 +255,13 @@ conduit_round_wait(long timeout)
 	PG_END_TRY();
 }
 
+/* Refreshes and calls have conduit.max_in_flight places each, errands theirs beside them. */
+static void
+expect_transfers(void)
+{
+	conduit_http_expect(2 * conduit_max_in_flight + conduit_errands_places());
+}
+
 static void
 reload(void)
 {
@@ -264,6 +271,7 @@ reload(void)
 	conduit_round.check = true;
 	conduit_round.full_scan_at = conduit_round.housekeeping_at = 0;	/* the clock may have been set */
 	conduit_round.settle_at = 0;		/* the keyring may be there again */
+	expect_transfers();
 }
 
 /* ---- the start ---- */
@@ -310,6 +318,7 @@ start_up(uint64 ticket)
 	pgstat_report_appname("conduit worker");
 	conduit_stats_clear_in_flight();
 	conduit_http_start_up();
+	expect_transfers();
 	conduit_queue_start();
 	conduit_refresh_set_incarnation();
 	conduit_round.housekeeping_at = conduit_real_time_in(CONDUIT_HOUSEKEEPING_EVERY);
