@@ -7,30 +7,28 @@
  */
 #include "worker/mail.h"
 
-#include "nodes/pg_list.h"
 #include "utils/memutils.h"
 
 #include "shared/mailbox.h"
+#include "worker/round.h"
 
-static List *arriving = NIL;	/* Mail *: not whole yet */
-static List *arrived = NIL;
-static List *taken = NIL;		/* handed out, and not answered yet */
-static List *leaving = NIL;		/* replies */
+/* Each mail is in one of these. */
+static dlist_head arriving = DLIST_STATIC_INIT(arriving);	/* not whole yet */
+static dlist_head arrived = DLIST_STATIC_INIT(arrived);
+static dlist_head taken = DLIST_STATIC_INIT(taken); /* handed out, and not answered yet */
+static dlist_head leaving = DLIST_STATIC_INIT(leaving); /* replies */
 
-static List *
-add(List *mails, Mail *mail)
+static void
+move_to(dlist_head *mails, Mail *mail)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-	mails = lappend(mails, mail);
-	MemoryContextSwitchTo(old);
-	return mails;
+	dlist_delete(&mail->node);
+	dlist_push_tail(mails, &mail->node);
 }
 
 static void
 free_mail(Mail *mail)
 {
-	taken = list_delete_ptr(taken, mail);
+	dlist_delete(&mail->node);
 	if (mail->mailbox != NULL)
 		conduit_mailbox_close(mail->mailbox);
 	if (mail->reply != NULL)
@@ -46,11 +44,11 @@ free_mail(Mail *mail)
 static void
 forget_former(int procno)
 {
-	ListCell   *cell;
+	dlist_iter	iter;
 
-	foreach(cell, taken)
+	dlist_foreach(iter, &taken)
 	{
-		Mail	   *mail = lfirst(cell);
+		Mail	   *mail = dlist_container(Mail, node, iter.cur);
 
 		if (mail->waiter.procno != procno || mail->mailbox == NULL)
 			continue;
@@ -73,43 +71,56 @@ conduit_mail_take(const FlightRequest *request, FlightWaiter waiter)
 	if (mail->mailbox == NULL)
 		pfree(mail);
 	else
-		arriving = add(arriving, mail);
+		dlist_push_tail(&arriving, &mail->node);
+}
+
+/* One that cannot be received for want of memory is as good as gone. */
+static MailStatus
+receive(Mail *mail)
+{
+	volatile MailStatus status = MAIL_GONE;
+
+	PG_TRY();
+	{
+		status = conduit_mailbox_receive(mail->mailbox, &mail->data, &mail->length);
+	}
+	PG_CATCH();
+	{
+		conduit_round_recover("receiving mail");
+	}
+	PG_END_TRY();
+	return status;
 }
 
 /* Who stops waiting closes its mailbox. */
 static void
 pump_arriving(void)
 {
-	ListCell   *cell;
+	dlist_mutable_iter iter;
 
-	foreach(cell, arriving)
+	dlist_foreach_modify(iter, &arriving)
 	{
-		Mail	   *mail = lfirst(cell);
-		MailStatus	status = conduit_mailbox_receive(mail->mailbox, &mail->data, &mail->length);
+		Mail	   *mail = dlist_container(Mail, node, iter.cur);
+		MailStatus	status = receive(mail);
 
-		if (status == MAIL_PENDING)
-			continue;
-		arriving = foreach_delete_current(arriving, cell);
 		if (status == MAIL_DONE)
-			arrived = add(arrived, mail);
-		else
-			free_mail(mail);
+			move_to(&arrived, mail);
+		else if (status == MAIL_GONE)
+			conduit_mail_answer(mail, ANSWER_FAILED);
 	}
 }
 
 static void
 pump_leaving(void)
 {
-	ListCell   *cell;
+	dlist_mutable_iter iter;
 
-	foreach(cell, leaving)
+	dlist_foreach_modify(iter, &leaving)
 	{
-		Mail	   *mail = lfirst(cell);
+		Mail	   *mail = dlist_container(Mail, node, iter.cur);
 
-		if (conduit_mailbox_send(mail->mailbox, mail->reply, mail->reply_length) == MAIL_PENDING)
-			continue;
-		leaving = foreach_delete_current(leaving, cell);
-		free_mail(mail);
+		if (conduit_mailbox_send(mail->mailbox, mail->reply, mail->reply_length) != MAIL_PENDING)
+			free_mail(mail);
 	}
 }
 
@@ -123,7 +134,7 @@ conduit_mail_pump(void)
 bool
 conduit_mail_leaving(void)
 {
-	return leaving != NIL;
+	return !dlist_is_empty(&leaving);
 }
 
 Mail *
@@ -131,11 +142,10 @@ conduit_mail_next(void)
 {
 	Mail	   *mail;
 
-	if (arrived == NIL)
+	if (dlist_is_empty(&arrived))
 		return NULL;
-	mail = linitial(arrived);
-	taken = add(taken, mail);
-	arrived = list_delete_first(arrived);
+	mail = dlist_head_element(Mail, node, &arrived);
+	move_to(&taken, mail);
 	return mail;
 }
 
@@ -162,7 +172,12 @@ conduit_mail_reply(Mail *mail, const void *data, Size length)
 		conduit_mail_answer(mail, ANSWER_DONE);
 		return;
 	}
-	mail->reply = MemoryContextAlloc(TopMemoryContext, Max(length, 1));
+	mail->reply = MemoryContextAllocExtended(TopMemoryContext, Max(length, 1), MCXT_ALLOC_NO_OOM);
+	if (mail->reply == NULL)
+	{
+		conduit_mail_answer(mail, ANSWER_FAILED);
+		return;
+	}
 	memcpy(mail->reply, data, length);
 	mail->reply_length = length;
 
@@ -170,10 +185,7 @@ conduit_mail_reply(Mail *mail, const void *data, Size length)
 	status = conduit_mailbox_send(mail->mailbox, mail->reply, length);
 	conduit_flight_reply(mail->waiter, ANSWER_DONE);
 	if (status == MAIL_PENDING)
-	{
-		taken = list_delete_ptr(taken, mail);
-		leaving = add(leaving, mail);
-	}
+		move_to(&leaving, mail);
 	else
 		free_mail(mail);
 }

@@ -7,16 +7,21 @@
  * conduit_mail_next hands it out, and whoever takes it answers it, at last.  A
  * reply is sent on, a piece each round, as the backend takes it.
  *
+ * A mail that is here is answered however little memory there is: where its
+ * message or its reply does not fit into it, by ANSWER_FAILED.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef CONDUIT_MAIL_H
 #define CONDUIT_MAIL_H
 
 #include "base/compat.h"
+#include "lib/ilist.h"
 #include "shared/flight.h"
 
 typedef struct Mail
 {
+	dlist_node	node;			/* of mail.c */
 	FlightRequest request;
 	FlightWaiter waiter;
 	const void *data;			/* the message, as it came; NULL once its sender has asked anew */
@@ -44,7 +49,7 @@ extern void conduit_mail_close(Mail *mail);
 /* True while a reply is under way. */
 extern bool conduit_mail_leaving(void);
 
-/* conduit_mail_reply answers one with ANSWER_DONE and a message, which is copied. */
+/* conduit_mail_reply answers one with ANSWER_DONE and a message, which is copied; raises nothing. */
 extern void conduit_mail_reply(Mail *mail, const void *data, Size length);
 
 #endif							/* CONDUIT_MAIL_H */

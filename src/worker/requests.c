@@ -85,7 +85,7 @@ take_many_request(Mail *mail)
 	conduit_mail_close(mail);
 }
 
-/* A request whose message has come. */
+/* A request whose message has come.  If it raises an error, nobody has the mail. */
 static void
 take_mail(Mail *mail)
 {
@@ -113,7 +113,18 @@ take_all_mail(void)
 
 	conduit_mail_pump();
 	while ((mail = conduit_mail_next()) != NULL)
-		take_mail(mail);
+	{
+		PG_TRY();
+		{
+			take_mail(mail);
+		}
+		PG_CATCH();
+		{
+			conduit_round_recover("taking mail");
+			conduit_mail_answer(mail, ANSWER_FAILED);
+		}
+		PG_END_TRY();
+	}
 }
 
 void
