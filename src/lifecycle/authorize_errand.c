@@ -281,7 +281,7 @@ start_exchange(AuthorizeErrand *errand, TokenRequest *request)
 	request->client_id = errand->client->client_id;
 	request->timeout_ms = conduit_http_timeout;
 	errand->base.exchange = conduit_exchange_token(request, &errand->base.base);
-	conduit_rate_charge_client(errand->connector, errand->client->client_id);
+	conduit_rate_charge_client(errand->connector, errand->client->tenant, errand->client->client_id);
 }
 
 static bool

@@ -44,25 +44,25 @@ conduit_rate_of(const RateLimit *limit)
 }
 
 LimiterKey
-conduit_rate_api_key(const char *connector, const char *account, const pg_uuid_t *connection)
+conduit_rate_api_key(const char *tenant, const char *connector, const char *account, const pg_uuid_t *connection)
 {
 	return account != NULL ?
-		conduit_limiter_key(LIMITER_API_ACCOUNT, connector, account, strlen(account)) :
-		conduit_limiter_key(LIMITER_API_CONNECTION, connector, connection, sizeof(pg_uuid_t));
+		conduit_limiter_key(LIMITER_API_ACCOUNT, tenant, connector, account, strlen(account)) :
+		conduit_limiter_key(LIMITER_API_CONNECTION, tenant, connector, connection, sizeof(pg_uuid_t));
 }
 
 LimiterKey
-conduit_rate_token_key(const char *connector, const char *client_id, const pg_uuid_t *connection)
+conduit_rate_token_key(const char *tenant, const char *connector, const char *client_id, const pg_uuid_t *connection)
 {
 	return client_id != NULL ?
-		conduit_limiter_key(LIMITER_TOKEN_CLIENT, connector, client_id, strlen(client_id)) :
-		conduit_limiter_key(LIMITER_TOKEN_CONNECTION, connector, connection, sizeof(pg_uuid_t));
+		conduit_limiter_key(LIMITER_TOKEN_CLIENT, tenant, connector, client_id, strlen(client_id)) :
+		conduit_limiter_key(LIMITER_TOKEN_CONNECTION, tenant, connector, connection, sizeof(pg_uuid_t));
 }
 
 void
-conduit_rate_charge_client(const ConduitConnector *connector, const char *client_id)
+conduit_rate_charge_client(const ConduitConnector *connector, const char *tenant, const char *client_id)
 {
-	LimiterKey	key = conduit_rate_token_key(connector->slug, client_id, NULL);
+	LimiterKey	key = conduit_rate_token_key(tenant, connector->slug, client_id, NULL);
 	LimiterRate rate = conduit_rate_of(&connector->token_limit);
 
 	conduit_limiter_charge(&key, &rate, conduit_now());
@@ -73,7 +73,7 @@ static LimiterKey
 find_bucket(const pg_uuid_t *connection, const char *owner, const char *tenant, LimiterRate *rate)
 {
 	static StoreQuery select = {
-		"SELECT n.connector, n.account, k.revision FROM conduit.connection n"
+		"SELECT n.connector, n.account, k.revision, " CONDUIT_RATE_TENANT " FROM conduit.connection n"
 		" JOIN conduit.connector k ON k.slug = n.connector"
 		" WHERE n.id = $1 AND n.tenant = $2 AND n.owner = $3",
 		3, {UUIDOID, TEXTOID, TEXTOID}
@@ -93,7 +93,7 @@ find_bucket(const pg_uuid_t *connection, const char *owner, const char *tenant, 
 	if (!conduit_area_attached())
 		conduit_raise(CONDUIT_ERR_NO_WORKER, "not_preloaded");
 	connector = conduit_row_text(0, 1, context);
-	key = conduit_rate_api_key(connector, conduit_row_text(0, 2, context), connection);
+	key = conduit_rate_api_key(conduit_row_text(0, 4, context), connector, conduit_row_text(0, 2, context), connection);
 	*rate = conduit_rate_of(&conduit_catalogue_get(connector, conduit_row_int64(0, 3))->api_limit);
 	conduit_store_end(&scope);
 	return key;

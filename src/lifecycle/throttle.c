@@ -18,7 +18,8 @@ conduit_throttle_admit(RefreshFlight *flight, bool unasked)
 	LimiterAnswer answer;
 	double		wait;
 
-	flight->bucket = conduit_rate_token_key(flight->place.connector,
+	flight->bucket = conduit_rate_token_key(flight->client ? flight->client->tenant : flight->place.tenant,
+											flight->place.connector,
 											flight->client ? flight->client->client_id : flight->own_client,
 											&flight->place.connection);
 	answer = conduit_limiter_take(&flight->bucket, &rate, 1, now);
@@ -41,11 +42,22 @@ conduit_throttle_repeat(const RefreshFlight *flight)
 	conduit_limiter_charge(&flight->bucket, &rate, conduit_now());
 }
 
+/*
+ * Whether the provider has looked at what it was asked, whatever it said of it.
+ * An outage tells nothing about a pause, nor does what could not be sent.
+ */
+static bool
+was_heard(const TokenOutcome *outcome)
+{
+	return outcome->outcome == OUTCOME_REFRESHED || outcome->outcome == OUTCOME_DEAD ||
+		(outcome->outcome == OUTCOME_CONFIG && outcome->status != 0);
+}
+
 void
 conduit_throttle_note(const RefreshFlight *flight)
 {
 	if (flight->outcome.outcome == OUTCOME_THROTTLED && flight->outcome.retry_after >= 0)
 		conduit_limiter_block(&flight->bucket, flight->outcome.retry_after, true, conduit_now());
-	else if (flight->outcome.outcome == OUTCOME_REFRESHED && flight->limiter_probe)
+	else if (flight->limiter_probe && was_heard(&flight->outcome))
 		conduit_limiter_unblock(&flight->bucket);
 }

@@ -89,7 +89,7 @@ conduit_limiter_attach(void *memory, bool initialise)
 }
 
 LimiterKey
-conduit_limiter_key(LimiterKind kind, const char *connector, const void *holder, Size length)
+conduit_limiter_key(LimiterKind kind, const char *tenant, const char *connector, const void *holder, Size length)
 {
 	LimiterKey	key = {{0}};
 
@@ -98,6 +98,7 @@ conduit_limiter_key(LimiterKind kind, const char *connector, const void *holder,
 	{
 		uint64		hash = limiter->seeds[i] ^ (((uint64) MyDatabaseId << 8) | kind);
 
+		hash = hash_bytes_extended((const unsigned char *) tenant, strlen(tenant), hash);
 		hash = hash_bytes_extended((const unsigned char *) connector, strlen(connector), hash);
 		key.hash[i] = hash_bytes_extended(holder, length, hash);
 	}

@@ -7,10 +7,11 @@
  *	   - A bucket has room for its capacity of tokens.  It starts full and is
  *		 refilled at a steady rate; who takes a token may send a request.
  *	   - Its holder is whom the provider counts: an account at its API, a client
- *		 at its token endpoint.  All backends and tenants share it.
+ *		 at its token endpoint, of one tenant.  All backends share it.
  *	   - A block means that the provider asked for a pause.  It is presumed where
  *		 it is taken from an answer to somebody else: then one request is let
- *		 through now and then, as a probe, and its success ends the block.
+ *		 through now and then, as a probe, and an answer to what it asked, be it
+ *		 a refusal, ends the block.
  *	   - The line gives each of those who were sent away a time of its own to
  *		 come back at, so that they do not all come for the one next token.
  *
@@ -58,8 +59,8 @@ typedef struct LimiterAnswer
 extern Size conduit_limiter_size(void);
 extern void conduit_limiter_attach(void *memory, bool initialise);
 
-/* Names the bucket of a holder in this database; with shared memory alone. */
-extern LimiterKey conduit_limiter_key(LimiterKind kind, const char *connector,
+/* Names the bucket of a tenant's holder in this database; with shared memory alone. */
+extern LimiterKey conduit_limiter_key(LimiterKind kind, const char *tenant, const char *connector,
 									  const void *holder, Size length);
 
 /*

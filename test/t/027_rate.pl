@@ -123,7 +123,7 @@ subtest 'whose it is' => sub {
 
 	is(take($alice, 'remaining'), 9, 'one connection');
 	is(take($bob, 'remaining', owner => 'bob'), 8, "another owner's to the same account draws on the same bucket");
-	is(take($carol, 'remaining', owner => 'carol', tenant => 't'), 7, "and another tenant's");
+	is(take($carol, 'remaining', owner => 'carol', tenant => 't'), 9, "another tenant's does not");
 	is(take($_, 'remaining'), 9, 'one whose account is not known has its own') for @unknown;
 	$cluster->sql("SELECT conduit_update_connection('alice', '$unknown[0]', 'beta')");
 	is(take($unknown[0], 'remaining'), 9, 'until it is known');
@@ -132,7 +132,42 @@ subtest 'whose it is' => sub {
 	like($cluster->error("SELECT conduit_rate_take($_)"), qr/^PT404\|connection not found\|\|/, "$_ is not found")
 	  for "'mallory', '$alice'", "'alice', '$bob'", "'alice', '$alice', 1, 't'", "'alice', gen_random_uuid()";
 	like($cluster->error("SELECT conduit_rate_report('mallory', '$alice', 10)"), qr/^PT404\|connection not found\|\|/, 'nor for a report');
-	is(take($alice, 'remaining'), 6, 'which has changed nothing');
+	is(take($alice, 'remaining'), 7, 'which has changed nothing');
+	$cluster->sql("SELECT conduit_rate_report('carol', '$carol', 600, 't')");
+	is(take($carol, 'allowed', owner => 'carol', tenant => 't'), 'f', 'a pause that another tenant reports');
+	is(take($alice, 'allowed, remaining'), 't|6', 'is its own, whatever account it names');
+};
+
+# An account is whatever a tenant says it is; who shares a client is counted with it.
+subtest "tenants' accounts" => sub {
+	my %ids;
+
+	$cluster->connector('app', token_url => $provider->url . '/token/app', rate_limit_requests => 10, rate_limit_window_s => $month);
+	$cluster->sql(q{SELECT conduit_set_client('app', 'cid', 'a secret of its own', tenant => 'own')});
+	for my $tenant ('', 'guest', 'other guest', 'own')
+	{
+		my ($grant) = $provider->issue(1, expires_in => 3600);
+		my $json = JSON::PP->new->encode($grant);
+		my $id = $cluster->sql("SELECT conduit_create_connection('alice', 'app', 'acme', tenant => '$tenant')");
+		$cluster->sql("SELECT conduit_store_credential('$id', NULL, \$json\$$json\$json\$, '$tenant')");
+		$ids{$tenant} = $id;
+	}
+	is(take($ids{''}, 'remaining'), 9, 'one connection');
+	is(take($ids{guest}, 'remaining', tenant => 'guest'), 8, 'that of a tenant without a client of its own draws on the same bucket');
+	is(take($ids{'other guest'}, 'remaining', tenant => 'other guest'), 7, "and another such tenant's");
+	is(take($ids{own}, 'remaining', tenant => 'own'), 9, 'a tenant with a client of its own, be it of the same name, has its own');
+	$cluster->sql("SELECT conduit_rate_report('alice', '$ids{own}', 600, 'own')");
+	is(take($ids{''}, 'allowed', tenant => ''), 't', 'and pauses alone');
+	$cluster->sql("SELECT conduit_rate_report('alice', '$ids{guest}', 600, 'guest')");
+	is(take($ids{''}, 'allowed', tenant => ''), 'f', 'who shares a client pauses with it');
+	$cluster->sql(q{SELECT conduit_set_client('app', 'cid', 'now its own', tenant => 'guest')});
+	is(take($ids{guest}, 'allowed, remaining', tenant => 'guest'), 't|9', 'until it has one of its own');
+
+	# conduit_request() draws on the same.
+	my $error = $cluster->error(q{SELECT conduit_request('alice', '%s', 'GET', '/x')} =~ s/%s/$ids{''}/r);
+	like($error, qr/^PT429\|rate limited\|rate_limited retry_after=\d+\|/, 'a call waits where conduit_rate_take() says no');
+	$error = $cluster->error(q{SELECT conduit_request('alice', '%s', 'GET', '/x', tenant => 'guest')} =~ s/%s/$ids{guest}/r);
+	like($error, qr/^22023\|connector cannot be called\|no_api\|/, 'and only there');
 };
 
 subtest 'without a limit' => sub {
@@ -337,6 +372,29 @@ subtest 'a code that is exchanged counts, too' => sub {
 	like(state('code', "string_agg(round(extract(epoch FROM next_attempt_at - last_error_at))::text, '') FILTER (WHERE connection_id = '$ids[0]')"), qr/^(?:9[5-9]\d\d|1[01]\d\d\d)$/, 'until the bucket has what it owes and one more');
 };
 
+# So many connections of a tenant, due an hour from now.
+sub tenant_connections
+{
+	my ($slug, $tenant, $count) = @_;
+	my $json = JSON::PP->new->canonical->encode([ $provider->issue($count, expires_in => 3600) ]);
+	return split /\n/, $cluster->sql(<<"SQL");
+SELECT conduit_store_credential(conduit_create_connection('alice', '$slug', tenant => '$tenant'), NULL, g::text, '$tenant')
+FROM json_array_elements(\$json\$$json\$json\$) g
+SQL
+}
+
+# A client_id is no secret: whoever sets one of that name must not use up what its owner may do.
+subtest "another tenant's client has its own" => sub {
+	$cluster->connector('named', token_url => $provider->url . '/token/named', token_rate_limit_requests => 2, token_rate_limit_window_s => 10_000);
+	$cluster->sql(q{SELECT conduit_set_client('named', 'cid', 'a secret', tenant => 't')});
+	my ($alice) = tenant_connections('named', '', 1);
+	my @taken = tenant_connections('named', 't', 3);
+	my $refresh = sub { my ($id, $tenant) = @_; return $cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$id', tenant => '$tenant')") };
+
+	is(join(' ', map { $refresh->($_, 't') } @taken), 't t f', 'a tenant has refreshed as often as it may');
+	is($refresh->($alice, ''), 't', 'which is nothing to another one, whose client has the same name');
+};
+
 subtest 'a pause that a provider asks for' => sub {
 	# Few at a time, so that the first answer comes before most have been sent.
 	$cluster->setting('conduit.max_in_flight', 4);
@@ -380,6 +438,33 @@ subtest 'a long pause is looked into' => sub {
 	ok(settled('long', 'generation >= 2'), 'which wait as long as they were told');
 };
 
+# Whoever is sent to find out may be refused for a reason of its own: then there
+# is no pause any more.  An outage says nothing about that.
+subtest 'what the one who looks is told' => sub {
+	my $pause = { status => 429, headers => { 'retry-after' => '3000' } };
+	my %answers = (
+		dead => [ { status => 400, json => { error => 'invalid_grant' } }, 't' ],
+		config => [ { status => 400, json => { error => 'invalid_scope' } }, 't' ],
+		transient => [ { status => 503 }, 'f' ],
+		throttled => [ $pause, 'f' ]);
+	my %ids = map { $_ => [ connections("look-$_", 3) ] } sort keys %answers;
+	my $refresh = sub { return $cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$_[0]')") };
+
+	foreach my $answer (sort keys %answers)
+	{
+		$provider->script("/token/look-$answer", [ $pause, $answers{$answer}[0] ]);
+		is($refresh->($ids{$answer}[0]), 'f', 'a provider asks for a pause');
+	}
+	advance(61);
+	foreach my $answer (sort keys %answers)
+	{
+		$cluster->error("SELECT conduit_refresh('alice', '$ids{$answer}[1]')");
+		is(requests("look-$answer"), 2, 'one is sent a minute later');
+		is(state("look-$answer", "max(COALESCE(last_error, status)) FILTER (WHERE connection_id = '$ids{$answer}[1]')"), $answer, "its answer is $answer");
+		is($refresh->($ids{$answer}[2]), $answers{$answer}[1], $answers{$answer}[1] eq 't' ? 'the others are sent' : 'the others wait');
+	}
+};
+
 # ---- a client that is refused ----
 
 sub alerts
@@ -419,7 +504,7 @@ subtest 'a client that is refused is not tried by all' => sub {
 		is(requests('refused'), ++$asked, 'one of them tries');
 	}
 	is($cluster->vend('alice', $ids[0]), 'ERROR PT502 invalid_client', 'tokens that have died are not');
-	is($cluster->sql("SELECT count(*) FROM conduit.event WHERE kind = 'needs_reauth'"), 0, 'but nobody has to authorize again');
+	is($cluster->sql("SELECT count(*) FROM conduit.event WHERE kind = 'needs_reauth' AND connector = 'refused'"), 0, 'but nobody has to authorize again');
 	is(alerts('refused'), 'alert invalid_client', 'there is still one alert');
 
 	$cluster->node->restart('immediate');
@@ -488,21 +573,13 @@ subtest 'one refusal is none' => sub {
 subtest "another tenant's client" => sub {
 	$cluster->connector('tenants', token_url => $provider->url . '/token/tenants');
 	$cluster->sql(q{SELECT conduit_set_client('tenants', 'cid', 'good secret', tenant => 't')});
-	my %ids;
-	for my $tenant ('', 't')
-	{
-		for my $grant ($provider->issue(10, expires_in => 3600))
-		{
-			my $id = $cluster->sql("SELECT conduit_create_connection('alice', 'tenants', tenant => '$tenant')");
-			my $json = JSON::PP->new->encode($grant);
-			$cluster->sql("SELECT conduit_store_credential('$id', NULL, \$json\$$json\$json\$, '$tenant')");
-		}
-	}
+	tenant_connections('tenants', $_, 20) foreach '', 't';
 	$provider->client('cid', 'good secret');
 	advance(3500);
 	ok(settled('tenants', "generation = 2 OR last_error_code = 'invalid_client'"), 'a secret that only one tenant has right');
 	is($cluster->sql(q{SELECT string_agg(tenant || generation || ' ' || n, ', ' ORDER BY tenant) FROM (SELECT tenant, generation, count(*) n FROM conduit.credential WHERE connector = 'tenants' GROUP BY 1, 2) s}),
-		'1 10, t2 10', 'keeps back those of the other');
+		'1 20, t2 20', 'keeps back those of the other');
+	cmp_ok($provider->counts('/token/tenants')->{by_status}{401}, '<=', 6, 'few of which have been sent');
 	ok($cluster->poll(q{SELECT count(*) = 1 FROM conduit.event WHERE connector = 'tenants' AND kind = 'connector_alert' AND tenant = ''}), 'with an alert to whom it concerns');
 	is(alerts('tenants'), 'alert invalid_client', 'alone');
 	$provider->post('/control/client', {});
