@@ -44,6 +44,7 @@ static int64 timer_at = -1;		/* when libcurl wants to be called; -1: not */
 static dlist_head active = DLIST_STATIC_INIT(active);
 static dlist_head finished = DLIST_STATIC_INIT(finished);
 static int	in_flight = 0;
+static int64 next_overdue = PG_INT64_MAX;	/* no active one is overdue before */
 
 static uint64 settings_epoch = 0;
 static int64 settings_changed = 0;	/* when it was seen */
@@ -250,6 +251,18 @@ conduit_http_shut_down(void)
 	reserve_descriptors(0);
 }
 
+/* libcurl, or the clock, is through with a transfer. */
+static void
+conclude(HttpTransfer *transfer, CURLcode code)
+{
+	HttpResult	result = conduit_http_verdict(transfer, code);
+	long		status = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
+	transfer->response.status = (int) status;
+	finish(transfer, result);
+}
+
 static HttpTransfer *
 new_transfer(void *owner)
 {
@@ -294,6 +307,7 @@ conduit_http_start(const HttpRequest *request, void *owner)
 
 	transfer = new_transfer(owner);
 	transfer->max_response = request->max_response;
+	transfer->deadline = transfer->started + Max(request->timeout_ms, 1);
 	if (request->keep_headers)
 	{
 		/* A line's copy is never longer than the line; two more for the last one's ends. */
@@ -338,7 +352,9 @@ conduit_http_start(const HttpRequest *request, void *owner)
 		ok = false;
 	restore_signals(&saved);
 
-	if (!ok)
+	if (ok)
+		next_overdue = Min(next_overdue, transfer->deadline);
+	else
 		finish(transfer, HTTP_UNREACHABLE);
 	return transfer;
 }
@@ -352,16 +368,36 @@ collect_finished(void)
 	while ((message = curl_multi_info_read(multi, &left)) != NULL)
 	{
 		HttpTransfer *transfer = NULL;
-		HttpResult	result;
-		long		status = 0;
 
-		if (message->msg != CURLMSG_DONE ||
-			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer) != CURLE_OK)
-			continue;
-		result = conduit_http_verdict(transfer, message->data.result);
-		curl_easy_getinfo(message->easy_handle, CURLINFO_RESPONSE_CODE, &status);
-		transfer->response.status = (int) status;
-		finish(transfer, result);
+		if (message->msg == CURLMSG_DONE &&
+			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer) == CURLE_OK)
+			conclude(transfer, message->data.result);
+	}
+}
+
+/*
+ * The time of a request is kept here, not by libcurl, which looks at the clock
+ * before it looks at its sockets.  A worker may have been away for longer than
+ * any request may take, at a commit that waits for a synchronous standby, say;
+ * the answers that came in the meantime hold tokens that there is no other copy
+ * of.  So what has come is read first, and only then is it too late.
+ */
+static void
+end_overdue(int64 now)
+{
+	dlist_mutable_iter iter;
+
+	if (now < next_overdue)
+		return;
+	next_overdue = PG_INT64_MAX;
+	dlist_foreach_modify(iter, &active)
+	{
+		HttpTransfer *transfer = dlist_container(HttpTransfer, node, iter.cur);
+
+		if (transfer->deadline <= now)
+			conclude(transfer, CURLE_OPERATION_TIMEDOUT);
+		else
+			next_overdue = Min(next_overdue, transfer->deadline);
 	}
 }
 
@@ -393,6 +429,10 @@ conduit_http_pump(void)
 	restore_signals(&saved);
 
 	collect_finished();
+
+	/* As many as that: there may be more to be read. */
+	if (count < lengthof(descriptors))
+		end_overdue(conduit_http_now_ms());
 	if (in_flight == 0)
 		event_set_failed = false;
 }
@@ -406,14 +446,18 @@ conduit_http_descriptor(void)
 long
 conduit_http_deadline(void)
 {
+	int64		next;
 	int64		left = -1;
 
 	if (!dlist_is_empty(&finished))
 		return 0;
 	if (multi == NULL)
 		return -1;
+	next = dlist_is_empty(&active) ? PG_INT64_MAX : next_overdue;
 	if (timer_at >= 0)
-		left = Max(timer_at - conduit_http_now_ms(), 0);
+		next = Min(next, timer_at);
+	if (next < PG_INT64_MAX)
+		left = Max(next - conduit_http_now_ms(), 0);
 	if (event_set_failed)
 		left = left < 0 ? POLL_INTERVAL_MS : Min(left, POLL_INTERVAL_MS);
 	return (long) left;

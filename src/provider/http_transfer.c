@@ -352,9 +352,8 @@ conduit_http_set_options(HttpTransfer *transfer, const HttpRequest *request, int
 	SET(CURLOPT_SSL_CTX_FUNCTION, on_tls_context);
 	ok = ok && set_connection_options(easy, settings_changed);
 
-	/* How long and how much. */
+	/* How long, until it is connected (http.c has the rest), and how much. */
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
-	SET(CURLOPT_TIMEOUT_MS, (long) Max(request->timeout_ms, 1));
 	SET(CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_SIZE);
 	SET(CURLOPT_WRITEFUNCTION, on_body);
 	SET(CURLOPT_WRITEDATA, transfer);

@@ -49,6 +49,7 @@ struct HttpTransfer
 	time_t		retry_at;		/* -1: none */
 	time_t		server_date;	/* -1: none */
 	int64		started;		/* milliseconds, monotonic */
+	int64		deadline;		/* of the whole, the same */
 };
 
 /* Milliseconds of a clock that nobody sets. */

@@ -288,6 +288,44 @@ unit_http_many(PG_FUNCTION_ARGS)
 }
 
 /*
+ * unit_http_late(url, timeout_ms): a transfer whose answer comes in time, and
+ * whose owner only after it; NULL if it was not sent in time, or not answered.
+ */
+PG_FUNCTION_INFO_V1(unit_http_late);
+Datum
+unit_http_late(PG_FUNCTION_ARGS)
+{
+	HttpRequest request = {.method = "GET", .max_response = 65536};
+	HttpTransfer *transfer;
+	TimestampTz late;
+	long		left;
+	bool		answered = false;
+	char	   *described;
+
+	request.url = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	request.timeout_ms = PG_GETARG_INT32(1);
+	conduit_http_start_up();
+	transfer = conduit_http_start(&request, NULL);
+	late = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), request.timeout_ms + 1);
+	while (!conduit_http_sent(transfer) && conduit_http_in_flight() > 0)
+		pump_once();
+
+	/* Away: the answer comes, then the time is over, and nobody looks. */
+	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), late)) > 0)
+		answered |= (WaitLatchOrSocket(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
+									   (answered ? 0 : WL_SOCKET_READABLE),
+									   answered ? PGINVALID_SOCKET : conduit_http_descriptor(),
+									   left, PG_WAIT_EXTENSION) & WL_SOCKET_READABLE) != 0;
+	while (conduit_http_next_finished() == NULL)
+		pump_once();
+	described = describe_transfer(transfer);
+	conduit_http_free(transfer);
+	if (!answered)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(described));
+}
+
+/*
  * unit_http_abandon(url, by_free): begin a transfer, let it get going, then end
  * it by freeing it or by shutting down; milliseconds that the ending took.
  */
