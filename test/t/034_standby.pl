@@ -6,7 +6,6 @@ use lib "$FindBin::RealBin/../perl";
 use Conduit::Cluster;
 use Conduit::Provider;
 use JSON::PP ();
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -31,16 +30,7 @@ my %id = (
 	carol => $primary->connection('carol', 'lossy', $grant{carol}));
 my $empty = $primary->connection('dave', 'test');
 
-my $standby;
-{
-	my $node = PostgreSQL::Test::Cluster->new('standby');
-
-	$primary->node->backup('base');
-	$node->init_from_backup($primary->node, 'base', has_streaming => 1);
-	$node->start;
-	$standby = bless { %$primary, node => $node }, ref $primary;
-	$primary->node->wait_for_catchup($node);
-}
+my $standby = $primary->standby('standby');
 is($standby->sql('SELECT pg_is_in_recovery()'), 't', 'this is a standby');
 
 # ---- vending ----

@@ -67,6 +67,32 @@ CONF
 	return $self;
 }
 
+=head2 $cluster->standby($name, %options)
+
+A hot standby of the cluster, streaming from it, which has replayed all that the
+cluster has by now; the cluster was made with init => [ allows_streaming => 1 ].
+Its keyring is a copy of its own. Options: node (arguments of the node's new),
+settings (text for postgresql.conf).
+
+=cut
+
+sub standby
+{
+	my ($self, $name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name, @{ $options{node} // [] });
+	my $standby = bless { %$self, node => $node, clock => 0 }, ref $self;
+
+	$standby->{keyring_file} = PostgreSQL::Test::Utils::tempdir() . "/keyring_$name";
+	$standby->write_keyring(PostgreSQL::Test::Utils::slurp_file($self->{keyring_file}));
+	$self->{node}->backup($name);
+	$node->init_from_backup($self->{node}, $name, has_streaming => 1);
+	$node->append_conf('postgresql.conf', "conduit.keyring_file = '$standby->{keyring_file}'");
+	$node->append_conf('postgresql.conf', $options{settings}) if defined $options{settings};
+	$node->start;
+	$self->{node}->wait_for_catchup($node);
+	return $standby;
+}
+
 sub node         { return $_[0]{node} }
 sub database     { return $_[0]{database} }
 sub keyring_file { return $_[0]{keyring_file} }
@@ -121,11 +147,15 @@ sub worker_pid
 		qq{SELECT pid FROM pg_stat_activity WHERE backend_type = 'conduit worker' AND datname = '$database'});
 }
 
-# The answer of a query in the cluster's database; dies on an error.
+sub _where { return $_[1]{database} // $_[0]{database}; }
+sub _how   { return map { $_ => $_[0]{$_} } grep { exists $_[0]{$_} } 'connstr'; }
+
+# The answer of a query in the cluster's database; dies on an error.  Here as in
+# error(), another one is named by "database", another server by "connstr".
 sub sql
 {
 	my ($self, $sql, %options) = @_;
-	return $self->{node}->safe_psql($options{database} // $self->{database}, $sql);
+	return $self->{node}->safe_psql(_where($self, \%options), $sql, _how(\%options));
 }
 
 # The error a query ends in: "SQLSTATE|MESSAGE|DETAIL|HINT", or '' if it succeeds.
@@ -133,8 +163,8 @@ sub error
 {
 	my ($self, $sql, %options) = @_;
 	my ($out, $err) = ('', '');
-	$self->{node}->psql($options{database} // $self->{database}, "\\set VERBOSITY verbose\n$sql",
-		stdout => \$out, stderr => \$err, on_error_stop => 1);
+	$self->{node}->psql(_where($self, \%options), "\\set VERBOSITY verbose\n$sql",
+		stdout => \$out, stderr => \$err, on_error_stop => 1, _how(\%options));
 	return '' unless $err =~ /^(?:psql:[^\n]*?)?ERROR:\s+(\w{5}): (.*)$/m;
 	my @parts = ($1, $2);
 	push @parts, $err =~ /^$_:\s+(.*)$/m ? "$1" : '' for qw(DETAIL HINT);
@@ -313,11 +343,11 @@ use IPC::Run ();
 
 sub new
 {
-	my ($class, $node, $database) = @_;
+	my ($class, $node, $database, $connstr) = @_;
 	my $self = bless { in => '', out => '', err => '', sent => 0 }, $class;
 
 	$self->{run} = IPC::Run::start(
-		[ $node->installed_command('psql'), '-XAtq', '-v', 'VERBOSITY=verbose', '-d', $node->connstr($database), '-f', '-' ],
+		[ $node->installed_command('psql'), '-XAtq', '-v', 'VERBOSITY=verbose', '-d', $connstr // $node->connstr($database), '-f', '-' ],
 		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err},
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	$self->{pid} = $self->query('SELECT pg_backend_pid()');
