@@ -240,7 +240,8 @@ conduit_refresh_withdraw(RefreshFlight *flight)
 	};
 	StoreArgs	args = {0};
 
-	end_exchange(flight);
+	if (flight->exchange != NULL)
+		end_exchange(flight);
 	/* one that takes the place of a flight in doubt leaves it in doubt */
 	if (flight->attempt > 1)
 		return;

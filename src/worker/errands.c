@@ -399,6 +399,18 @@ next_waiting(void)
 	return NULL;
 }
 
+/* The worker leaves, or the claim may not be where it has to be: nothing of the request has left. */
+static void
+withdraw(Errand *errand)
+{
+	bool		result;
+
+	if (errand->kind->withdraw != NULL)
+		(void) try_in_transaction(errand, STEP_WITHDRAW, &result);
+	errand->answer = ANSWER_GONE;
+	finish(errand);
+}
+
 static void
 start(Errand *errand)
 {
@@ -414,10 +426,12 @@ start(Errand *errand)
 		errand->retry_at = conduit_real_time_in(RETRY_HELD);
 		enqueue(errand);
 	}
-	else if (errand->answer == ANSWER_NONE)
-		send_next(errand);
-	else
+	else if (errand->answer != ANSWER_NONE)
 		finish(errand);
+	else if (errand->kind->claim != NULL && !conduit_round_waited())
+		withdraw(errand);
+	else
+		send_next(errand);
 }
 
 /* Those that wait are left to a successor, where there is to be one. */
@@ -521,14 +535,10 @@ conduit_errands_withdraw(void)
 	dlist_foreach_modify(iter, &flying)
 	{
 		Errand	   *errand = dlist_container(Errand, node, iter.cur);
-		bool		result;
 
 		if (conduit_exchange_sent(errand->exchange))
 			continue;
 		dlist_delete(&errand->node);
-		if (errand->kind->withdraw != NULL)
-			(void) try_in_transaction(errand, STEP_WITHDRAW, &result);
-		errand->answer = ANSWER_GONE;
-		finish(errand);
+		withdraw(errand);
 	}
 }

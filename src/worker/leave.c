@@ -23,35 +23,43 @@
 #include "worker/mail.h"
 #include "worker/queue.h"
 
-/* Flights whose request has not left yet hold a claim for nothing. */
-static void
-withdraw_unsent(void)
+/* End flights whose request has not left: a successor begins with them. */
+void
+conduit_withdraw(List *flights)
 {
-	List	   *unsent = NIL;
-	List	   *flights = conduit_queue_flights();
 	ListCell   *cell;
 	StoreScope	scope;
 
-	foreach(cell, flights)
-	{
-		RefreshFlight *flight = lfirst(cell);
-
-		if (flight->exchange != NULL && !conduit_exchange_sent(flight->exchange))
-			unsent = lappend(unsent, flight);
-	}
 	conduit_round_begin();
 	conduit_store_begin(&scope);
-	foreach(cell, unsent)
+	foreach(cell, flights)
 		conduit_refresh_withdraw(lfirst(cell));
 	conduit_store_end(&scope);
 	conduit_round_commit();
-	foreach(cell, unsent)
+	foreach(cell, flights)
 	{
 		RefreshFlight *flight = lfirst(cell);
 
 		conduit_queue_finish(flight->owner, ANSWER_GONE, false);
 		conduit_refresh_free(flight);
 	}
+}
+
+/* Flights whose request has not left yet hold a claim for nothing. */
+static void
+withdraw_unsent(void)
+{
+	List	   *unsent = NIL;
+	ListCell   *cell;
+
+	foreach(cell, conduit_queue_flights())
+	{
+		RefreshFlight *flight = lfirst(cell);
+
+		if (flight->exchange != NULL && !conduit_exchange_sent(flight->exchange))
+			unsent = lappend(unsent, flight);
+	}
+	conduit_withdraw(unsent);
 }
 
 /*

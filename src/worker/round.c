@@ -22,6 +22,7 @@ WorkerRound conduit_round;
 MemoryContext conduit_round_context;
 
 static volatile sig_atomic_t in_transaction = false;
+static volatile sig_atomic_t cut_short = false;	/* the last one, by a signal */
 
 /*
  * SIGTERM asks for an orderly end.  It also cancels a statement that hangs, in
@@ -36,6 +37,7 @@ handle_sigterm(SIGNAL_ARGS)
 	ShutdownRequestPending = true;
 	if (in_transaction)
 	{
+		cut_short = true;
 		QueryCancelPending = true;
 		InterruptPending = true;
 	}
@@ -51,6 +53,7 @@ handle_sigint(SIGNAL_ARGS)
 
 	if (in_transaction)
 	{
+		cut_short = true;
 		QueryCancelPending = true;
 		InterruptPending = true;
 	}
@@ -73,6 +76,7 @@ void
 conduit_round_begin(void)
 {
 	QueryCancelPending = false;
+	cut_short = false;
 	in_transaction = true;
 
 	/*
@@ -95,6 +99,16 @@ conduit_round_commit(void)
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(conduit_round_context);
 	pgstat_report_stat(false);
+}
+
+/*
+ * What a commit waits for is that a synchronous standby has it, where there is
+ * one.  A signal ends that wait, and a worker that is to stop has none.
+ */
+bool
+conduit_round_waited(void)
+{
+	return !cut_short && !ShutdownRequestPending;
 }
 
 /* In PG_CATCH: say what happened, and be outside of any transaction again. */

@@ -70,6 +70,12 @@ extern void conduit_round_start_up(void);
 extern void conduit_round_begin(void);
 extern void conduit_round_commit(void);
 
+/*
+ * conduit_round_waited says whether the transaction that was committed last is
+ * sure to be where synchronous_commit wants it.
+ */
+extern bool conduit_round_waited(void);
+
 /* In PG_CATCH: report, abort, and be outside of any transaction again. */
 extern void conduit_round_recover(const char *what);
 
@@ -97,6 +103,7 @@ extern void conduit_keep_house(void);
 
 /* leave.c */
 extern bool conduit_should_leave(void);
+extern void conduit_withdraw(List *flights);
 extern void conduit_drain(void);
 
 /* takeoff.c */

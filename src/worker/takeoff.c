@@ -237,6 +237,48 @@ send_claimed(ClaimedTask *claimed)
 		conduit_add_unsettled(flight);
 }
 
+/*
+ * The claims' commit was cut short: a synchronous standby may not have them, and
+ * if it is promoted, it sends the same refresh tokens.  So nothing is sent here.
+ */
+static void
+take_back(ClaimedTask *claimed, int n)
+{
+	List	   *flights = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		RefreshFlight *flight = claimed[i].flight;
+
+		if (flight == NULL)
+		{
+			conduit_queue_finish(claimed[i].task, claimed[i].answer, false);
+			continue;
+		}
+		flight->owner = claimed[i].task;
+		claimed[i].task->flight = flight;
+		if (ShutdownRequestPending)
+			flights = lappend(flights, flight);
+		else
+		{
+			conduit_refresh_give_up(flight);
+			conduit_add_unsettled(flight);
+		}
+	}
+	if (flights != NIL)
+		conduit_withdraw(flights);
+}
+
+static void
+send_or_take_back(ClaimedTask *claimed, int n)
+{
+	if (conduit_round_waited())
+		for (int i = 0; i < n; i++)
+			send_claimed(&claimed[i]);
+	else
+		take_back(claimed, n);
+}
+
 static bool
 may_claim(void)
 {
@@ -254,7 +296,7 @@ claim_alone(ClaimedTask *claimed)
 	if (!may_claim())
 		conduit_queue_finish(claimed->task, ANSWER_GONE, false);
 	else if (try_claim(claimed, 1))
-		send_claimed(claimed);
+		send_or_take_back(claimed, 1);
 	else
 	{
 		conduit_queue_finish(claimed->task, ANSWER_FAILED, false);
@@ -275,8 +317,7 @@ conduit_claim_and_send(void)
 		if (n == 0)
 			return;
 		if (try_claim(claimed, n))
-			for (int i = 0; i < n; i++)
-				send_claimed(&claimed[i]);
+			send_or_take_back(claimed, n);
 		else
 			for (int i = 0; i < n; i++)
 				claim_alone(&claimed[i]);
