@@ -38,7 +38,7 @@ conduit_refresh(PG_FUNCTION_ARGS)
 
 	conduit_credential_entitled(id, owner, tenant, &view);
 	if (view.refreshable && (PG_ARGISNULL(2) || PG_GETARG_INT64(2) == view.generation))
-		refreshed = conduit_renew(&view, owner, tenant, true);
+		refreshed = conduit_renew(&view, owner, tenant, true, DT_NOEND);
 
 	if (get_call_result_type(fcinfo, NULL, &shape) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");

@@ -266,7 +266,7 @@ conduit_renewal_end(Renewal *renewal, const char *owner, const char *tenant, Req
 }
 
 bool
-conduit_renew(CredentialView *view, const char *owner, const char *tenant, bool forced)
+conduit_renew(CredentialView *view, const char *owner, const char *tenant, bool forced, TimestampTz until)
 {
 	FlightRequest request = {.kind = REQUEST_REFRESH,.connection = view->place.connection,
 		.generation = view->generation,.forced = forced};
@@ -277,6 +277,8 @@ conduit_renew(CredentialView *view, const char *owner, const char *tenant, bool 
 	{
 		if (!forced && conduit_credential_usable(view, conduit_now()))
 			timeout = Min(timeout, conduit_vend_patience);
+		if (!TIMESTAMP_IS_NOEND(until))
+			timeout = Min(timeout, (int) TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until));
 		strlcpy(request.connector, view->place.connector, sizeof(request.connector));
 		conduit_renewal_end(&renewal, owner, tenant, conduit_wait_for_worker(&request, timeout, NULL));
 	}

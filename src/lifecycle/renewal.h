@@ -38,11 +38,13 @@ extern bool conduit_credential_due(const CredentialView *view, TimestampTz now, 
 /*
  * conduit_renew has the worker refresh the credential and reads it again, also
  * where its reply is parked.  forced: also in backoff, and the caller waits the
- * whole conduit.vend_timeout.  Afterwards the view is of the newest generation
+ * whole conduit.vend_timeout.  until: but no longer than that, in real time;
+ * DT_NOEND: no end of its own.  Afterwards the view is of the newest generation
  * there is; returns whether it is newer than before.  If it is not: a WARNING
  * where the token is still usable, else the error that says why.
  */
-extern bool conduit_renew(CredentialView *view, const char *owner, const char *tenant, bool forced);
+extern bool conduit_renew(CredentialView *view, const char *owner, const char *tenant, bool forced,
+						  TimestampTz until);
 
 /*
  * A renewal in parts, for who asks for several at once and must not raise.

@@ -118,7 +118,7 @@ find_credential(Caller *caller, const pg_uuid_t *id)
 		CHECK_FOR_INTERRUPTS();
 		conduit_credential_entitled(id, caller->owner, caller->tenant, &caller->view);
 		if (conduit_credential_due(&caller->view, conduit_now(), 0))
-			(void) conduit_renew(&caller->view, caller->owner, caller->tenant, false);
+			(void) conduit_renew(&caller->view, caller->owner, caller->tenant, false, caller->until);
 		if (!conduit_credential_usable(&caller->view, conduit_now()))
 			conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "expired");
 	} while (!find_connection(caller));
@@ -266,7 +266,8 @@ find_newer_credential(Caller *caller)
 	if (caller->view.generation != used)
 		newer = conduit_credential_usable(&caller->view, conduit_now());
 	else
-		newer = caller->view.refreshable && conduit_renew(&caller->view, caller->owner, caller->tenant, true);
+		newer = caller->view.refreshable &&
+			conduit_renew(&caller->view, caller->owner, caller->tenant, true, caller->until);
 	return newer && find_connection(caller);
 }
 

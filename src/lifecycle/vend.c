@@ -236,7 +236,7 @@ conduit_vend(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		check_scopes(&view, PG_GETARG_ARRAYTYPE_P(3));
 	if (conduit_credential_due(&view, conduit_now(), min_ttl))
-		(void) conduit_renew(&view, owner, tenant, false);
+		(void) conduit_renew(&view, owner, tenant, false, DT_NOEND);
 	check_usable(&view);
 
 	status = conduit_vend_fill(&view, values, nulls, key_id);

@@ -48,11 +48,13 @@ sub requests { my ($path) = @_; return $provider->get("/control/counts?path=/api
 
 # ---- what goes in and comes out ----
 
-script('/me', { status => 200, json => { login => 'alice' }, headers => { etag => '"1"', 'set-cookie' => 'a=b', 'x-ratelimit-remaining' => '7', 'x-secret' => 's' } });
+script('/me', { status => 200, json => { login => 'alice' }, headers => { etag => '"1"', 'set-cookie' => 'a=b', 'x-ratelimit-remaining' => '7', 'x-secret' => 's',
+	'www-authenticate' => 'Bearer', 'proxy-authenticate' => 'Basic', 'keep-alive' => 'timeout=5', 'access-control-allow-origin' => '*',
+	server => 'x', location => '/x', 'authentication-info' => 'x', authorization => 'x', cookie => 'a=b', 'x-etag' => 'x', 'link-x' => 'x' } });
 my $answer = call('GET', '/me', query => { page => 2, all => $true, tag => [ 'a b', 'c&d' ], none => undef }, headers => { 'X-Mine' => 'yes' });
 like($answer, qr/^200\|.*"etag": "\\"1\\""/, 'status and a header');
 like($answer, qr/"x-ratelimit-remaining": "7"/, 'rate limits pass');
-unlike($answer, qr/cookie|x-secret/, 'cookies and unknown headers do not');
+is(join(' ', sort keys %{ $json->decode((split /\|/, $answer)[1]) }), 'content-type date etag location x-ratelimit-remaining', 'and nothing but what is known to be harmless');
 like($answer, qr/\|\{"login": "alice"\}\|NULL$/, 'JSON in reply');
 my $seen = last_request('/me');
 is($seen->{headers}{authorization}, "Bearer $token", 'the credential');
@@ -93,17 +95,25 @@ foreach my $path (sort keys %paths)
 }
 is(call($_, '/me'), 'ERROR 22023 invalid method unknown', "method $_") foreach ('get', 'CONNECT', 'TRACE', 'GET /x HTTP/1.1', '');
 foreach my $header (qw(Host Authorization authorization Cookie Content-Length Transfer-Encoding Connection Proxy-Authorization Expect X-Forwarded-For X-Conduit-Key TE Upgrade Accept-Encoding
-	X-HTTP-Method-Override X-Http-Method X-Method-Override X-Original-URL X-Rewrite-URL))
+	Cookie2 Forwarded HTTP2-Settings Keep-Alive Max-Forwards Origin Trailer User-Agent Via Sec-Fetch-Site Proxy-Connection X-Forwarded-Host X-HTTP-Method-Override X-Http-Method X-Method-Override X-Original-URL X-Rewrite-URL))
 {
 	is(call('GET', '/me', headers => { $header => 'x' }), 'ERROR 22023 invalid headers refused', "header $header");
 }
 is(call('GET', '/me', headers => { "A$_" => 'x' }), 'ERROR 22023 invalid headers bad_name', 'a header\'s name') foreach (' ', ':', "\r\n", 'ü');
-is(call('GET', '/me', headers => { A => "x\r\nB: y" }), 'ERROR 22023 invalid headers bad_value', 'a line end in a header');
+is(call('GET', '/me', headers => { A => $_ }), 'ERROR 22023 invalid headers bad_value', 'a line end in a header') foreach "x\r\nB: y", "x\nB: y", "x\rB: y", "\n", "x\t", "x\x7f", 'x' x 8193;
+is(call('GET', '/me', headers => { A => $_ }), 'ERROR 22023 invalid headers bad_value', 'a header that is no text') foreach 1, $true, undef, ['x'], { x => 'y' };
+is(call('GET', '/me', headers => { map { ("A$_" => 'x') } 1 .. 100 }), 'ERROR 22023 invalid headers too_many', 'a hundred headers');
+is(call('POST', '/me', body => {}, headers => { 'content-type' => "text/plain\r\nB: y" }), 'ERROR 22023 invalid headers bad_value', "in a body's type");
 is(call('GET', '/me', query => { a => { b => 1 } }), 'ERROR 22023 invalid query not_a_scalar', 'a query of objects');
+is(call('GET', '/me', query => { a => [ 'b', ['c'] ] }), 'ERROR 22023 invalid query not_a_scalar', 'or of arrays of them');
+is(call('GET', '/me', query => { '' => 'b' }), 'ERROR 22023 invalid query bad_name', 'a parameter without a name');
 is(call('POST', '/me', body => {}, raw => 'x'), 'ERROR 22023 invalid body both', 'two bodies');
 is(call('GET', '/me', owner => 'bob'), 'ERROR PT404 connection not found', 'another owner');
 is(call('GET', '/me', id => '01a1fd5b-3398-7e66-8fd2-dc18e2a44342'), 'ERROR PT404 connection not found', 'a connection that never was');
 is($provider->get('/control/counts')->{total}, $before, 'none of these has sent anything');
+like(call('GET', '/me', query => { "a\r\nB: y&c" => "d\r\nE: f#?&=" }), qr/^200/, 'line ends in a query');
+$seen = last_request('/me');
+is(join(' ', $seen->{query}, grep { /^[be]$/ } keys %{ $seen->{headers} }), 'a%0D%0AB%3A+y%26c=d%0D%0AE%3A+f%23%3F%26%3D', 'are encoded there');
 
 # ---- answers that hold the credential ----
 
@@ -152,6 +162,31 @@ is(requests('/always401') . ' ' . (refreshes() - $refreshed), '2 1', 'two reques
 $provider->script('/api/once401', [ { status => 401, json => {} }, { status => 200, json => { ok => $true } } ], repeat_last => $true);
 like(call('GET', '/once401'), qr/^200\|/, 'a 401, then a new token');
 isnt(last_request('/once401')->{headers}{authorization}, $bearer, 'which is another one');
+
+# The first try was made with a token that somebody has renewed meanwhile.
+$provider->script('/api/renewed401', [ { hang => $true, status => 401, json => {} }, { status => 200, json => {} } ], repeat_last => $true);
+$refreshed = refreshes();
+my $late = $cluster->wire;
+$late->send("SELECT status FROM conduit_request('alice', '$id', 'GET', '/renewed401')");
+$provider->wait_for('/api/renewed401', 'hanging', 1);
+is($cluster->sql("SELECT refreshed FROM conduit_refresh('alice', '$id')"), 't', 'a token is renewed amid a call');
+$provider->release;
+is($late->receive->{rows}[0][0], '200', 'which is answered 401, and made once more');
+my @tried = map { $_->{headers}{authorization} } @{ $provider->get('/control/log?path=/api/renewed401') };
+isnt($tried[0], $tried[1], 'with the newer token');
+is(refreshes() - $refreshed, 1, 'and without another refresh');
+
+# A refresh that fails: an outage leaves the answer as it is, and it says so; a token that is dead is told.
+$cluster->connector('failing', token_url => $provider->url . '/token/failing', api_base_url => $provider->url . '/api');
+my $failing = $cluster->connection('alice', 'failing', $provider->issue(1, expires_in => 3600));
+$provider->script('/token/failing', [ { status => 503 }, { status => 400, json => { error => 'invalid_grant' } } ]);
+$answer = $cluster->wire->query("SELECT status FROM conduit_request('alice', '$failing', 'GET', '/always401')");
+is($answer->{rows}[0][0] . ' ' . join(' ', map { "$_->{S} $_->{C} " . $_->{D} =~ s/ .*//r } @{ $answer->{notices} }), '401 WARNING PT502 http_503', 'a 401 and a refresh that fails');
+is(call('GET', '/always401', id => $failing), 'ERROR PT409 connection needs re-authorization needs_reauth', 'a 401 and a refresh token that is dead');
+is($provider->counts('/token/failing')->{total}, 2, 'a refresh each');
+my $calls = requests('/always401');
+is(call('GET', '/always401', id => $failing), 'ERROR PT409 connection needs re-authorization needs_reauth', 'and no call more');
+is(requests('/always401'), $calls, 'is sent');
 
 # Ten at a time, all with a token that the provider has just revoked: one refresh.
 $cluster->connector('strict', token_url => $provider->url . '/token', api_base_url => $provider->url . '/userinfo');
@@ -210,6 +245,13 @@ script('/limited', { status => 200, json => {} });
 like(call('GET', '/limited', id => $limited), qr/^200/, "request $_ of three") foreach 1 .. 3;
 like(call('GET', '/limited', id => $limited), qr/^ERROR PT429 rate limited rate_limited retry_after=1[12]\d\d$/, 'the fourth is too many');
 is(requests('/limited'), 3, 'and not sent');
+define('twice', auth_type => 'oauth2_code', authorize_url => 'https://provider.example.com/authorize', token_url => $provider->url . '/token/twice', client_auth => 'none',
+	api_base_url => $provider->url . '/api', rate_limit_requests => 2, rate_limit_window_s => 3600);
+$cluster->sql(q{SELECT conduit_set_client('twice', 'cid', NULL)});
+my $twice = $cluster->connection('alice', 'twice', $provider->issue(1, expires_in => 3600));
+$provider->script('/api/twice', [ { status => 401, json => {} }, { status => 200, json => {} } ], repeat_last => $true);
+like(call('GET', '/twice', id => $twice), qr/^200/, 'a second try');
+like(call('GET', '/twice', id => $twice), qr/^ERROR PT429/, 'has been counted');
 define('busy', auth_type => 'api_key', api_base_url => $provider->url . '/api', api_auth => 'X-Key: {api_key}');
 my $busy = $cluster->connection('alice', 'busy', { api_key => 'k' });
 script('/busy', { status => 429, json => {}, headers => { 'retry-after' => '60' } });
@@ -228,15 +270,27 @@ is($cluster->error("SELECT conduit_request('alice', '$id', 'POST', '/me', raw =>
 script('/slow', { hang => $true });
 my $slow = $cluster->wire;
 $slow->send("SELECT conduit_request('alice', '$id', 'GET', '/slow')");
-ok($provider->wait_for_hanging('/api/slow'), 'a request hangs') if $provider->can('wait_for_hanging');
+ok($provider->wait_for('/api/slow', 'hanging', 1), 'a request hangs');
 like(call('GET', '/me'), qr/^200/, 'others go on');
 $cluster->sql("SELECT pg_cancel_backend(" . $slow->pid . ")");
-is($slow->receive->{error}{C}, '57014', 'it can be cancelled') if $slow->can('pid');
+is($slow->receive->{error}{C}, '57014', 'it can be cancelled');
 $provider->release;
 $cluster->node->append_conf('postgresql.conf', "conduit.request_timeout = '300ms'");
 $cluster->node->reload;
 ok($cluster->poll("SELECT current_setting('conduit.request_timeout') = '300ms'"), 'a shorter time');
 is(call('GET', '/slow'), 'ERROR PT504 provider unavailable timeout', 'it ends in time');
+$provider->release;
+
+# A refresh after a 401 is part of it: here it would go on until it is released, which comes after the answer.
+$cluster->connector('stuck', token_url => $provider->url . '/token/stuck', api_base_url => $provider->url . '/api');
+my $stuck = $cluster->connection('alice', 'stuck', $provider->issue(1, expires_in => 3600));
+$provider->script('/token/stuck', [ { hang => $true } ]);
+$cluster->node->append_conf('postgresql.conf', "conduit.request_timeout = '4s'\nconduit.vend_timeout = '10min'\nconduit.http_timeout = '10min'");
+$cluster->node->reload;
+ok($cluster->poll("SELECT current_setting('conduit.request_timeout') = '4s'"), 'time for one answer');
+$answer = $cluster->wire->query("SELECT status FROM conduit_request('alice', '$stuck', 'GET', '/always401')");
+is($answer->{rows}[0][0] . ' ' . join(' ', map { "$_->{S} $_->{C} $_->{D}" } @{ $answer->{notices} }), '401 WARNING PT504 timeout', 'a refresh does not make it longer');
+is($provider->counts('/token/stuck')->{hanging}, 1, 'it goes on alone');
 $provider->release;
 
 # ---- previews ----
@@ -247,21 +301,43 @@ ok($cluster->poll("SELECT current_setting('conduit.request_timeout') = '10s'"), 
 my $file = $provider->url . '/files/1?signature=very-secret';
 script('/file/1', { status => 200, json => { data => { url => $file } } });
 $provider->script('/files/1', [ { status => 200, body_base64 => encode_base64("\x89PNG", ''), headers => { 'content-type' => 'image/png' } } ], repeat_last => $true);
-my $preview = sub { my ($path, $url_path) = @_; my $a = $cluster->wire->query("SELECT content_type, body FROM conduit_preview('alice', '$id', '$path', '$url_path')"); return $a->{error} ? 'ERROR ' . join(' ', grep { defined && length } @{ $a->{error} }{qw(C M D)}) : join('|', @{ $a->{rows}[0] }) };
+my $told = '';
+my $preview = sub
+{
+	my ($path, $url_path) = @_;
+	my $a = $cluster->wire->query("SELECT content_type, body FROM conduit_preview('alice', '$id', '$path', '$url_path')");
+
+	$told .= join("\n", map { values %$_ } $a->{error} // (), @{ $a->{notices} });
+	return $a->{error} ? 'ERROR ' . join(' ', grep { defined && length } @{ $a->{error} }{qw(C M D)}) : join('|', @{ $a->{rows}[0] });
+};
 is($preview->('/file/1', 'data.url'), 'image/png|\x89504e47', 'a preview');
 $seen = $provider->get('/control/log?path=/files/1')->[-1];
 is(join(',', sort grep { /authorization|cookie|referer/i } keys %{ $seen->{headers} }), '', 'fetched without a credential');
 is($preview->('/file/1', 'data.link'), 'ERROR PT502 bad provider response no_url', 'no address there');
 is($preview->('/status404', 'data.url'), 'ERROR PT404 not found', 'no such file');
-my %urls = ('http://10.0.0.1/x' => 'url_refused', 'http://169.254.169.254/latest' => 'url_refused', 'file:///etc/passwd' => 'url_refused', 'https://elsewhere.example.com/x' => 'url_refused', '//127.0.0.1/x' => 'url_refused');
+my %urls = ('http://10.0.0.1/x' => 'url_refused', 'http://169.254.169.254/latest' => 'url_refused', 'file:///etc/passwd' => 'url_refused', 'https://elsewhere.example.com/x' => 'url_refused', '//127.0.0.1/x' => 'url_refused',
+	'http://alice:very-secret@127.0.0.1/x' => 'url_refused', 'http://127.0.0.1.example.com/x' => 'url_refused', "http://127.0.0.1/x\r\nX-Y: very-secret" => 'url_refused', 'http://127.0.0.2/x' => 'url_refused');
 foreach my $url (sort keys %urls)
 {
 	script('/file/2', { status => 200, json => { url => $url } });
-	is($preview->('/file/2', 'url'), "ERROR PT502 bad provider response $urls{$url}", "address $url");
+	is($preview->('/file/2', 'url'), "ERROR PT502 bad provider response $urls{$url}", 'address ' . $url =~ s/[\r\n]+/ /gr);
 }
 script('/file/3', { status => 200, json => { url => $provider->url . '/files/3' } });
 $provider->script('/files/3', [ { status => 403, body => 'expired' } ], repeat_last => $true);
 is($preview->('/file/3', 'url'), 'ERROR PT404 not found', 'an address that is over');
+foreach my $status (302, 404, 500)
+{
+	$provider->script('/files/3', [ { status => $status, body => 'x', headers => { location => $provider->url . '/files/1' } } ], repeat_last => $true);
+	is($preview->('/file/3', 'url'), 'ERROR PT404 not found', "one that is answered $status");
+}
+script('/file/4', { status => 200, json => { url => $provider->url . '/files/4?signature=very-secret' } });
+$provider->script('/files/4', [ { status => 200, body => 'x', huge => 200_000 } ]);
+is($preview->('/file/4', 'url'), 'ERROR PT502 bad provider response too_large', 'a file that is too large');
+$provider->script('/files/4', [ { close => 'after_read' } ], repeat_last => $true);
+is($preview->('/file/4', 'url'), 'ERROR PT502 bad provider response broken', 'one that does not come');
+script('/file/5', { status => 302, json => { url => $file }, headers => { location => $file } });
+is($preview->('/file/5', 'url'), 'ERROR PT404 not found', 'an address that comes by a redirect');
+unlike($told, qr/very-secret|files/, 'no error tells the address');
 $provider->script('/files/3', [ { status => 200, body => 'x', headers => { 'content-type' => "text/html\"; x" } } ], repeat_last => $true);
 is($preview->('/file/3', 'url'), 'application/octet-stream|\x78', 'a type that is none');
 my $log = PostgreSQL::Test::Utils::slurp_file($cluster->node->logfile);

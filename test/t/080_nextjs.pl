@@ -23,6 +23,8 @@ my $port = PostgreSQL::Test::Cluster::get_free_port();
 local $ENV{PORT} = $port;
 local $ENV{PG_CONFIG} = "$bindir/pg_config";
 my ($said, $complained) = ('', '');
+# A shell cannot trap what it was started to ignore, as it is in the background of another.
+local $SIG{INT} = 'DEFAULT';
 my $start = IPC::Run::start([ "$root/examples/nextjs/start.sh" ], '<', \'', '>', \$said, '2>', \$complained,
 	my $timer = IPC::Run::timeout(900));
 eval { $start->pump until $said =~ /Ctrl-C stops/ };
