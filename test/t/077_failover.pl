@@ -15,7 +15,7 @@ my $true = JSON::PP::true;
 my $provider = Conduit::Provider->start('scripted');
 my $primary = Conduit::Cluster->new('primary', init => [ allows_streaming => 1 ]);
 
-$primary->connector('acme', token_url => $provider->url . '/token');
+$primary->connector('acme', token_url => $provider->url . '/token', redirect_uris => ['https://app.example.com/back']);
 $primary->connector('lossy', token_url => $provider->url . '/token/lossy');
 $primary->connector('dead', token_url => $provider->url . '/token/dead');
 $provider->script('/token/dead', [ { status => 400, json => { error => 'invalid_grant' } } ], repeat_last => $true);
@@ -64,19 +64,20 @@ sub follow
 	return;
 }
 
-# The worker waits for a synchronous standby, at the commit of a claim, or of what
-# became of it.  Whatever else it waits with, counting uses say, is cut short.
+# The worker waits for a synchronous standby, at the commit of a claim, of what
+# became of it, or of the claim of an authorization.  Whatever else it waits with, counting uses say, is cut short.
 sub wait_for_commit
 {
 	my ($cluster, $of) = @_;
+	my %written = (claim => 'conduit.flight', settle => 'conduit.credential conduit.flight', authorization => 'conduit.authorize_state');
 
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		my $tables = $cluster->sql(q{SELECT coalesce(string_agg(l.relation::regclass::text, ' ' ORDER BY l.relation::regclass::text), 'none')
-			FROM pg_stat_activity a LEFT JOIN pg_locks l ON l.pid = a.pid AND l.mode = 'RowExclusiveLock' AND l.relation::regclass::text IN ('conduit.flight', 'conduit.credential')
+			FROM pg_stat_activity a LEFT JOIN pg_locks l ON l.pid = a.pid AND l.mode = 'RowExclusiveLock' AND l.relation::regclass::text IN ('conduit.flight', 'conduit.credential', 'conduit.authorize_state')
 			WHERE a.backend_type = 'conduit worker' AND a.wait_event = 'SyncRep' HAVING count(*) > 0});
 
-		return 1 if $tables eq ($of eq 'claim' ? 'conduit.flight' : 'conduit.credential conduit.flight');
+		return 1 if $tables eq $written{$of};
 		$cluster->sql("SELECT pg_cancel_backend(@{[ $cluster->worker_pid ]})") if $tables eq 'none';
 		select undef, undef, undef, 0.1;
 	}
@@ -168,6 +169,8 @@ is($first->sql(refresh_query('erin')), 2, 'a refresh that it does not hear of');
 
 # ---- two primaries ----
 
+my (undef, $state) = $first->authorize('alice', 'acme');
+
 # The old one has to wait for a standby that does not answer, before it sends.
 $first->setting('synchronous_standby_names', 'FIRST 1 (standby2)');
 my $sent = $provider->counts('/token')->{total};
@@ -194,6 +197,16 @@ $first->stop('fast');
 is($caller->receive->{error}{C}, '57P01', 'for as long as there is somebody to wait');
 $first->node->start;
 is($first->sql('SELECT count(*) FROM conduit.flight'), 0, 'the claim was withdrawn');
+$caller = $first->wire;
+$caller->send(Conduit::Cluster::callback_query('alice', $state, 'a code'));
+ok(wait_for_commit($first, 'authorization'), 'an authorization waits before its code is sent');
+$offset = -s $first->node->logfile;
+$first->sql("SELECT pg_cancel_backend(@{[ $first->worker_pid ]})");
+$first->node->wait_for_log('canceling wait for synchronous replication', $offset);
+ok(wait_for_commit($first, 'authorization'), 'cancelled, it is put back');
+$first->stop('fast');
+$first->node->start;
+is($first->sql("SELECT status FROM conduit.authorize_state"), 'open', 'and may be completed later');
 $first->set_clock(7200);
 ok(wait_for_commit($first, 'claim'), 'with much that is due, it claims, and waits');
 $first->stop('immediate');
