@@ -290,7 +290,9 @@ BEGIN
 	END IF;
 	body := conduit.facade_body(schema_name, pg_catalog.substr(entry.name, 9), entry.need,
 		CASE WHEN 'connection_id' = ANY (input_names) THEN 'connection_id' END,
-		CASE WHEN 'connector' = ANY (input_names) THEN 'connector' WHEN 'only_connector' = ANY (input_names) THEN 'only_connector' END,
+		CASE WHEN 'connector' = ANY (input_names) THEN 'connector' WHEN 'only_connector' = ANY (input_names) THEN 'only_connector'
+			-- Each is looked at by conduit.check_connectors().
+			WHEN 'connection_ids' = ANY (input_names) THEN '''*''' END,
 		body);
 	arguments := COALESCE(arguments, '');
 	comment := pg_catalog.obj_description(core.oid, 'pg_proc');

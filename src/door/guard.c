@@ -27,6 +27,9 @@ PG_FUNCTION_INFO_V1(conduit_require_backend);
 PG_FUNCTION_INFO_V1(conduit_facade_require_key);
 PG_FUNCTION_INFO_V1(conduit_facade_require_backend);
 
+/* In place of a connector, which has no such slug: that of each of several connections. */
+#define EACH_CONNECTOR	"*"
+
 /* What a function of a facade asks of its caller. */
 typedef enum Need
 {
@@ -172,6 +175,8 @@ conduit_enter(PG_FUNCTION_ARGS)
 			connector = connector_of(connection, identity.owner, rules.tenant);
 		else if (connector == NULL)
 			connector = "";
+		else if (strcmp(connector, EACH_CONNECTOR) == 0)
+			connector = NULL;	/* the function looks at each itself */
 		if (!conduit_api_key_allows(&identity.key, action, connector))
 			conduit_raise(CONDUIT_ERR_FORBIDDEN, "scope");
 	}

@@ -103,6 +103,10 @@ is(who({ 'x-conduit-key' => $github_key }, connection => $alice_slack), 'PT403 f
 is(who({ 'x-conduit-key' => $github_key }, connection => $bob_slack),
 	who({ 'x-conduit-key' => $github_key }, connection => '01a1fd5b-3398-7e66-8fd2-dc18e2a44342'),
 	'another owner\'s connection is like one that never was');
+my $foreign_slack = $cluster->sql(q{SELECT conduit_create_connection('alice', 'slack', tenant => 'foreign')});
+is(who({ 'x-conduit-key' => $github_key }, connection => $foreign_slack),
+	who({ 'x-conduit-key' => $github_key }, connection => '01a1fd5b-3398-7e66-8fd2-dc18e2a44342'),
+	'and so is another tenant\'s');
 
 is(request({ 'x-conduit-key' => $alice_key }, q{SELECT owner, scopes FROM conduit_require_key('vend:github')}), 'alice|{vend:*,list}', 'conduit_require_key');
 is(request({ 'x-conduit-key' => $alice_key }, q{SELECT conduit_require_key('delete')}), 'PT403 forbidden scope', 'conduit_require_key, scope');
@@ -112,6 +116,7 @@ is(request({ 'x-conduit-key' => $alice_key }, q{SELECT conduit_require_backend('
 # Rotation with a grace, revocation, expiry.
 my ($new_id, $new_key) = split /\|/, $cluster->sql(qq{SELECT * FROM conduit_rotate_api_key('alice', '$alice_key_id', '1 hour')});
 is(who({ 'x-conduit-key' => $new_key }), 'alice|t', 'the new key');
+like($cluster->error(qq{SELECT conduit_rotate_api_key('alice', '$alice_key_id', '1 day')}), qr/^PT404\|API key not found\|/, 'the old one is not rotated again, nor its end put off');
 is(who({ 'x-conduit-key' => $alice_key }), 'alice|t', 'the old one, within the grace');
 $cluster->set_clock(3601);
 refused(who({ 'x-conduit-key' => $alice_key }), 'and after it');
@@ -267,6 +272,21 @@ foreach my $bad ([ '{}', 'not_a_key' ], [ 'x', 'json' ], [ '[]', 'not_a_key' ], 
 }
 like($cluster->error("SELECT conduit_set_jwt_key('nowhere', NULL)"), qr/^22023\|unknown facade/, 'a schema that is not exposed');
 
+# ---- tokens for keys ----
+
+$cluster->sql(q{UPDATE conduit.facade SET options = options || '{"token_role": "web", "token_ttl": 600}' WHERE schema_name = 'audienced'});
+foreach my $case ([ 'NULL', 600 ], [ q{now() + interval '100 s'}, 100 ])
+{
+	my ($expires_at, $most) = @$case;
+	my ($token, $seconds) = split /\|/, $cluster->sql(qq{SELECT t.access_token, t.expires_in
+		FROM (SELECT * FROM conduit_create_api_key('alice', 'k', '{token}', $expires_at) OFFSET 0) k, conduit.make_token('audienced', k.id) t});
+	my $claims = $json->decode(decode_base64url((split /\./, $token)[1]));
+	cmp_ok($seconds, '<=', $most, "a token lives no longer than its key, or $most s");
+	is($claims->{exp} - $claims->{iat}, $seconds, 'as it says itself');
+	is(join(' ', @$claims{qw(sub role aud)}), 'alice web conduit', 'it is for the facade\'s audience');
+	is(who({ authorization => "Bearer $token" }, schema => 'audienced'), 'alice|f', 'which takes it');
+}
+
 # ---- trusted callers ----
 
 my $service = bearer({ sub => 'cron', iss => 'https://idp', aud => 'backend', exp => $exp, roles => [ 'a', 'b' ] }, $keys->{oct});
@@ -351,6 +371,9 @@ my $alice = bearer({ sub => 'alice', exp => $exp }, $keys->{oct});
 is(who({ %$alice, 'x-conduit-owner' => 'team:7' }, schema => 'teams'), 'team:7|f', 'an owner that the application lists');
 refused(who({ %$alice, 'x-conduit-owner' => 'team:8' }, schema => 'teams'), 'one that it does not list');
 refused(who({ %{ bearer({ sub => 'bob', exp => $exp }, $keys->{oct}) }, 'x-conduit-owner' => 'team:7' }, schema => 'teams'), 'nor for another subject');
+is(who({ 'x-conduit-session' => $alice_session, 'x-conduit-owner' => 'team:7' }, schema => 'teams'), 'team:7|f', 'by a session as well');
+my $bound_session = $cluster->sql(qq{SELECT conduit_open_session('alice', '$alice_slack')});
+refused(who({ 'x-conduit-session' => $bound_session, 'x-conduit-owner' => 'team:7' }, schema => 'teams', connection => $alice_slack), 'but not by one for a single connection');
 $cluster->sql(q{SET ROLE team_owner; CREATE OR REPLACE FUNCTION public.teams_of(subject text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 	BEGIN EXECUTE 'SET ROLE ' || quote_ident(session_user); RETURN NEXT 'team:7'; END $$});
 like(who({ %$alice, 'x-conduit-owner' => 'team:7' }, schema => 'teams'), qr/^42501 /, 'it cannot take another role');

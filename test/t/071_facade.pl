@@ -296,6 +296,13 @@ is($cluster->sql(q{SELECT count(*) FROM conduit.jwt_key}), '0', 'nor a key of it
 is($cluster->sql(q{SELECT count(*) FROM conduit.connection WHERE tenant = ''}), '2', 'other tenants have lost nothing');
 is($cluster->error(expose($flux)), '', 'and there is room for a new one');
 
+# The schema may go with all that a role has.
+$cluster->sql(q{CREATE ROLE t_cccccccccccc_ddl; CREATE SCHEMA t_cccccccccccc_api AUTHORIZATION t_cccccccccccc_ddl});
+$cluster->sql(expose('t_cccccccccccc_api'));
+$cluster->sql(q{SELECT conduit_create_connection('alice', 'acme', tenant => 't_cccccccccccc_api'); DROP OWNED BY t_cccccccccccc_ddl CASCADE; DROP ROLE t_cccccccccccc_ddl});
+$node->reload;
+ok($cluster->poll(q{SELECT count(*) = 0 FROM conduit.facade f FULL JOIN conduit.connection n USING (tenant) WHERE tenant = 't_cccccccccccc_api'}), 'by DROP OWNED, too, it takes its tenant with it');
+
 # Nothing keeps a schema from being dropped.
 my $lock = $cluster->session;
 $lock->query('BEGIN; LOCK TABLE conduit.facade IN SHARE ROW EXCLUSIVE MODE');
@@ -312,8 +319,12 @@ like($cluster->error(q{SELECT conduit_unexpose('nowhere')}), qr/^22023\|unknown 
 $cluster->sql('CREATE SCHEMA second');
 $cluster->sql(expose('second', { tenant => 'acme' }));
 like($cluster->error(q{SELECT conduit_unexpose('second', true)}), qr/^23503\|tenant is in use\|in_use\|./, 'a tenant that another facade serves');
+$cluster->sql(q{SELECT conduit_set_jwt_key('second', '{"kty":"oct","k":"} . 'A' x 43 . q{"}')});
+$listener->query('SELECT 1');
 is($cluster->error(q{SELECT conduit_unexpose('second')}), '', 'a facade alone');
+is_deeply($listener->query('SELECT 1')->{notifications}, [ [ 'pgrst', 'reload schema' ] ], 'PostgREST is told');
 is(contents('second'), '', 'of which nothing is left');
+is($cluster->sql(q{SELECT count(*) FROM conduit.jwt_key WHERE schema_name = 'second'}), '0', 'nor the keys that proved tokens');
 $cluster->sql(q{SELECT conduit_create_connection('alice', 'acme', tenant => 'acme')});
 is($cluster->error(q{SELECT conduit_unexpose('split', true)}), '', 'a facade and its tenant');
 is($cluster->sql(q{SELECT count(*) FROM conduit.connection WHERE tenant = 'acme'}), '0', 'whose connections are gone');

@@ -40,7 +40,7 @@ $cluster->sql(qq{
 my $bouncer = $pooled ? Conduit::PgBouncer->start($cluster->node, 'app') : undef;
 my $rest = Conduit::PostgREST->start($cluster->node, 'app', schemas => "api,$flux", jwt_secret => $key->jwk, $pooled ? $bouncer->place : ());
 is($rest->get('conduit_health')->{status}, 404, 'not exposed yet');
-my %options = (token_role => 'authenticated', token_ttl => 120, browser_request => [ { method => 'GET', path => '/users/*' } ]);
+my %options = (token_role => 'authenticated', token_ttl => 120, browser_request => [ { method => 'GET', path => '/users/*' }, { method => 'GET', path => '/only', connector => 'slow' } ]);
 $cluster->sql(sprintf(q{SELECT conduit_expose('api', '%s'); SELECT conduit_set_jwt_key('api', '%s')}, $json->encode(\%options), $key->jwk));
 $rest->reload if $pooled;
 is($rest->until(sub { $rest->get('conduit_health') })->{status}, 200, 'served without a reload by hand');
@@ -168,6 +168,9 @@ is(text($rest->get('conduit_require_backend', {}, @alice)), '403 PT403 forbidden
 is(text($rest->post('conduit_vend', { connection_id => $empty }, 'X-Conduit-Key' => $vend_key)), '403 PT403 forbidden', 'a key for another connector');
 is(text($rest->post('conduit_vend', { connection_id => $id }, 'X-Conduit-Key' => $vend_key), 'access_token'), "200 $grant->{access_token}", 'a key for this one');
 is(text($rest->post('conduit_vend_many', { connection_ids => [$id] }, 'X-Conduit-Key' => $vend_key)), '403 PT403 forbidden', 'which counts for many at once, too');
+my @many = ('X-Conduit-Key' => $cluster->sql(q{SELECT api_key FROM conduit_create_api_key('alice', 'many', '{vend_many:api}')}));
+is($rest->post('conduit_vend_many', { connection_ids => [$id] }, @many)->{json}[0]{access_token}, $grant->{access_token}, 'a key for many of one connector');
+is(text($rest->post('conduit_vend_many', { connection_ids => [ $id, $made ] }, @many)), '403 PT403 forbidden', 'is for none of another');
 is($rest->post('conduit_revoke_connection', { connection_id => $made }, @alice)->{status}, 204, 'revoke');
 
 # Authorization, by a browser.
@@ -196,6 +199,8 @@ $provider->script($_->[0], [ $_->[1] ], repeat_last => $true) foreach (
 	[ '/files/1', { status => 200, body_base64 => encode_base64("\x89PNG\0", ''), headers => { 'content-type' => 'image/png' } } ]);
 is_deeply($rest->post('conduit_request', { connection_id => $id, method => 'GET', path => '/users/7' }, @alice)->{json}{reply}, { name => 'Al' }, 'what browsers may ask');
 is(text($rest->post('conduit_request', { connection_id => $id, method => 'GET', path => '/admin' }, @alice)), '403 PT403 forbidden', 'and what not');
+is(text($rest->post('conduit_request', { connection_id => $id, method => 'GET', path => '/only' }, @alice)), '403 PT403 forbidden', 'not of this connector');
+is(text($rest->post('conduit_request', { connection_id => $empty, method => 'GET', path => '/only' }, @alice)), '404 PT404 credential not found', 'but of that one');
 is(text($rest->post('conduit_request', { connection_id => $id, method => 'DELETE', path => '/users/7' }, @alice)), '403 PT403 forbidden', 'not by this method');
 is(text($rest->post('conduit_request', { connection_id => $bob_id, method => 'GET', path => '/admin' }, @alice)), $not_found, 'nor for another owner');
 is_deeply($rest->post('conduit_request', { connection_id => $id, method => 'GET', path => '/admin' }, @backend)->{json}{reply}, { secret => 1 }, 'backends ask what they like');

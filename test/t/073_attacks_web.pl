@@ -74,10 +74,16 @@ $cluster->sql(qq{
 	CREATE FUNCTION set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO ${mine}_api.trap VALUES (current_user); RETURN NULL; END';
 	CREATE FUNCTION format(text, VARIADIC pg_catalog.text[]) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO ${mine}_api.trap VALUES (current_user); RETURN NULL; END';
 	CREATE FUNCTION "substring"(text, text) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO ${mine}_api.trap VALUES (current_user); RETURN NULL; END';
+	CREATE TYPE lure AS (x int);
+	CREATE FUNCTION bite(lure) RETURNS pg_catalog.uuid LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''cast by %'', current_user; END';
+	CREATE FUNCTION bite(pg_catalog.text) RETURNS lure LANGUAGE plpgsql AS 'BEGIN INSERT INTO ${mine}_api.trap VALUES (current_user); RETURN NULL; END';
+	CREATE CAST (lure AS pg_catalog.uuid) WITH FUNCTION bite(lure) AS IMPLICIT;
+	CREATE CAST (pg_catalog.text AS lure) WITH FUNCTION bite(pg_catalog.text) AS IMPLICIT;
 	CREATE TYPE uuid AS (x int); CREATE DOMAIN record AS pg_catalog.text CHECK (${mine}_api.spring(VALUE, 'x'))});
 is($rest->get('conduit_get_connection', { connection_id => $id{$mine} }, @me)->{status}, 200, 'functions, operators and types of a tenant\'s');
 $rest->post('conduit_authorize', { connector => 'acme' }, @me);
 $rest->post('conduit_vend', { connection_id => $id{$mine} }, @me);
+is(attack("SELECT owner INTO r FROM ${mine}_api.conduit_get_connection(ROW(1)::${mine}_api.lure)"), "P0001 cast by ${mine}_role", 'a cast runs with the rights of who calls it');
 is($cluster->error("SET search_path = ${mine}_api, pg_catalog; SELECT public.conduit_expose('${mine}_api'::pg_catalog.text)"), '', 'and when the facade is made anew among them');
 is($cluster->sql("SELECT count(*) FROM ${mine}_api.trap"), '0', 'are used by none of ours');
 
@@ -91,6 +97,7 @@ $cluster->sql(q{
 	BEGIN
 		IF subject = 'thief' THEN INSERT INTO app.loot SELECT current_user, c::text FROM conduit.credential c; END IF;
 		IF subject = 'climber' THEN EXECUTE 'RESET ROLE'; END IF;
+		IF subject = 'planter' THEN CREATE TEMP TABLE planted (x int); END IF;
 		RETURN NEXT current_user || ':' || subject;
 	END $$});
 $cluster->sql(q{SELECT conduit_expose('api', '{"owners": "app.teams", "jwt_audience": "ours"}'); SELECT conduit_set_jwt_key('api', '} . $key->jwk . q{')});
@@ -98,8 +105,16 @@ $rest->until(sub { $rest->get('conduit_health') });
 my $as = sub { my ($subject, $owner, %claims) = @_; $rest->post('conduit_list_connections', {}, $key->bearer(sub => $subject, role => 'authenticated', aud => 'ours', %claims), defined $owner ? ('X-Conduit-Owner' => $owner) : ()) };
 is($as->('alice', 'app_owner:alice')->{status}, 200, 'runs as its owner');
 is($as->('alice', 'postgres:alice')->{status}, 401, 'and not as ours');
-is($as->('thief', 'app_owner:thief')->{status} >= 400 ? 'refused' : 'open', 'refused', 'it cannot read what is sealed');
-is($as->('climber', 'app_owner:climber')->{status} >= 400 ? 'refused' : 'open', 'refused', 'nor become somebody else');
+# In a call that may write, so that nothing else stops it.
+my $code = sub
+{
+	my ($subject) = @_;
+	return $rest->post('conduit_delete_connection', { connection_id => $id{$theirs} }, $key->bearer(sub => $subject, role => 'authenticated', aud => 'ours'), 'X-Conduit-Owner' => "app_owner:$subject")->{json}{code};
+};
+is($code->('alice'), 'PT404', 'one that does what it should');
+is($code->('thief'), '42501', 'it cannot read what is sealed');
+is($code->('climber'), '42501', 'nor become somebody else');
+is($code->('planter'), '42501', 'nor leave something behind in the session');
 is($cluster->sql('SELECT count(*) FROM app.loot'), '0', 'and has taken nothing');
 
 # ---- browsers ----
@@ -114,6 +129,20 @@ is($rest->post('conduit_list_connections', {}, Authorization => "Bearer $_")->{s
 is($rest->post('conduit_list_connections', {}, 'X-Conduit-Session' => 'A' x 43)->{status}, 401, 'a session key that somebody chose is none');
 my $chosen = $cluster->sql(q{SELECT conduit_open_session('alice')});
 isnt($cluster->sql(q{SELECT conduit_open_session('alice')}), $chosen, 'each log-in has a new one');
+
+# Session fixation: mallory's own session, planted in a victim's browser.
+my $planted = $cluster->sql(q{SELECT conduit_open_session('mallory')});
+my $web_key = $cluster->sql(q{SELECT api_key FROM conduit_create_api_key(NULL, 'web', '{*}')});
+my @victim = $key->bearer(sub => 'alice', role => 'authenticated', aud => 'ours');
+is($rest->post('conduit_list_connections', {}, @victim, 'X-Conduit-Session' => $planted)->{status}, 401, 'a planted session is not taken with the victim\'s token');
+is($rest->post('conduit_open_session', {}, 'X-Conduit-Key' => $web_key, 'X-Conduit-Owner' => 'alice', 'X-Conduit-Session' => $planted)->{status}, 401, 'nor does a log-in go on with it');
+is($rest->post('conduit_open_session', { session_key => $planted }, 'X-Conduit-Key' => $web_key, 'X-Conduit-Owner' => 'alice')->{json}{code}, 'PGRST202', 'nobody can choose the key of one');
+my $fresh = $rest->post('conduit_open_session', {}, 'X-Conduit-Key' => $web_key, 'X-Conduit-Owner' => 'alice')->{json};
+isnt($fresh, $planted, 'a log-in has its own');
+is($cluster->sql("SELECT owner FROM conduit_session('$planted')"), 'mallory', 'and the planted one stays who it was');
+is($rest->get('conduit_preview', { connection_id => $id{$theirs}, path => '/x', url_path => 'u' }, Cookie => "conduit-session=$fresh")->{status}, 401, 'a cookie that other hosts could set is none');
+is($rest->post('conduit_close_session', { session_key => $planted }, 'X-Conduit-Key' => $web_key)->{status}, 204, 'closed');
+is($rest->post('conduit_list_connections', {}, 'X-Conduit-Session' => $planted)->{status}, 401, 'it opens nothing any more');
 my $line = "x\r\nX-Injected: 1";
 foreach my $call ([ conduit_authorize => { connector => $line } ], [ conduit_find_connection => { connector => $line } ], [ conduit_authorize_callback => { state => $line, code => $line } ],
 	[ conduit_get_connection => { connection_id => $line } ])
