@@ -319,7 +319,7 @@ like($cluster->error(q{SELECT conduit_unexpose('nowhere')}), qr/^22023\|unknown 
 $cluster->sql('CREATE SCHEMA second');
 $cluster->sql(expose('second', { tenant => 'acme' }));
 like($cluster->error(q{SELECT conduit_unexpose('second', true)}), qr/^23503\|tenant is in use\|in_use\|./, 'a tenant that another facade serves');
-$cluster->sql(q{SELECT conduit_set_jwt_key('second', '{"kty":"oct","k":"} . 'A' x 43 . q{"}')});
+$cluster->sql(qq{SELECT conduit_set_jwt_key('second', '{"kty":"oct","k":"@{[ 'A' x 43 ]}"}')});
 $listener->query('SELECT 1');
 is($cluster->error(q{SELECT conduit_unexpose('second')}), '', 'a facade alone');
 is_deeply($listener->query('SELECT 1')->{notifications}, [ [ 'pgrst', 'reload schema' ] ], 'PostgREST is told');

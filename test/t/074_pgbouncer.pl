@@ -16,6 +16,7 @@ $cluster->connector('acme', token_url => 'http://127.0.0.1:1/token');
 $cluster->sql(qq{
 	CREATE ROLE anon; CREATE ROLE authenticated; CREATE ROLE authenticator LOGIN NOINHERIT; GRANT anon, authenticated TO authenticator;
 	CREATE SCHEMA api; GRANT USAGE ON SCHEMA api TO anon, authenticated;
+	CREATE FUNCTION api.plain() RETURNS text STABLE LANGUAGE sql AS 'SELECT current_user::text'; GRANT EXECUTE ON FUNCTION api.plain TO anon;
 	SELECT conduit_expose('api'); SELECT conduit_set_jwt_key('api', '@{[ $key->jwk ]}')});
 my %id = map { $_ => $cluster->connection($_, 'acme', { access_token => "token-of-$_", expires_in => 3600 }) } qw(alice bob);
 my %api_key = map { $_ => $cluster->sql("SELECT api_key FROM conduit_create_api_key('$_', 'k', '{*}')") } qw(alice bob);
@@ -37,6 +38,8 @@ foreach my $round (1 .. 3)
 		is($rest->get('conduit_list_connections')->{status}, 401, 'and nobody after it');
 		is($rest->post('conduit_vend', { connection_id => $id{$owner} }, @browser)->{status}, 403, 'a browser is no backend');
 		is($rest->get('conduit_vend', { connection_id => $id{$owner} }, @backend)->{headers}{'cache-control'}, 'no-store', 'no cache keeps it');
+		my $plain = $rest->get('plain');
+		is_deeply([ $plain->{json}, $plain->{headers}{'cache-control'} ], [ 'anon', undef ], 'the next answer has neither its role nor its headers');
 	}
 }
 is($cluster->sql(q{SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE usename = 'authenticator'}), '1', 'all by one session');
