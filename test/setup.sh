@@ -140,7 +140,7 @@ find_missing()
 	if [ "${1:-}" = bench ]; then
 		has_header libpq-fe.h || has_header postgresql/libpq-fe.h || missing+=(libpq-dev)
 		has_command redis-server || missing+=(redis-server)
-		[ -x /usr/sbin/nginx ] || has_command nginx || missing+=(nginx-light)
+		[ -x /usr/sbin/nginx ] || has_command nginx || missing+=(nginx-light libnginx-mod-http-echo)
 		has_command curl || missing+=(curl)
 		has_command openssl || missing+=(openssl)
 	fi

@@ -25,6 +25,15 @@
 
 #define PARKED_BATCH 256
 
+/*
+ * Requests that were sent together are answered together where the provider
+ * takes its time, and while all of them are settled no place in flight is used.
+ * A few at a time they soon come one after another.  Seconds.
+ */
+#define LONG_ANSWER 0.02
+#define LONG_ANSWERS_BATCH 4
+#define LONG_ANSWERS_PART 4			/* or such a part of them, where each commit takes long */
+
 static void
 finish_flight(RefreshFlight *flight, SettleResult result)
 {
@@ -54,30 +63,61 @@ seal_or_raise(RefreshFlight *flight)
 				 errhint("Restore the keyring, then reload.")));
 }
 
+void
+conduit_settlement_begin(Settlement *settlement)
+{
+	for (int i = 0; i < settlement->n; i++)
+	{
+		settlement->flights[i] = list_nth(conduit_round.unsettled, i);
+		seal_or_raise(settlement->flights[i]);
+	}
+}
+
+void
+conduit_settlement_write(Settlement *settlement)
+{
+	conduit_refresh_settle(settlement->flights, settlement->n, settlement->results);
+}
+
+void
+conduit_settlement_end(Settlement *settlement)
+{
+	for (int i = 0; i < settlement->n; i++)
+	{
+		conduit_round.unsettled = list_delete_first(conduit_round.unsettled);
+		finish_flight(settlement->flights[i], settlement->results[i]);
+	}
+}
+
+int
+conduit_settlement_size(void)
+{
+	int			n = Min(CONDUIT_ROUND_BATCH, list_length(conduit_round.unsettled));
+
+	for (int i = 0; i < n; i++)
+	{
+		RefreshFlight *flight = list_nth(conduit_round.unsettled, i);
+
+		if (flight->outcome.seconds < LONG_ANSWER)
+			return n;
+	}
+	return Min(n, Max(LONG_ANSWERS_BATCH, list_length(conduit_round.unsettled) / LONG_ANSWERS_PART));
+}
+
 /* Seal, then settle up to n flights from the head of the list in one transaction. */
 static void
 settle_together(int n)
 {
-	RefreshFlight *flights[CONDUIT_ROUND_BATCH];
-	SettleResult results[CONDUIT_ROUND_BATCH];
+	Settlement	settlement = {.n = n};
 	StoreScope	scope;
 
 	conduit_round_begin();
-	for (int i = 0; i < n; i++)
-	{
-		flights[i] = list_nth(conduit_round.unsettled, i);
-		seal_or_raise(flights[i]);
-	}
+	conduit_settlement_begin(&settlement);
 	conduit_store_begin(&scope);
-	conduit_refresh_settle(flights, n, results);
+	conduit_settlement_write(&settlement);
 	conduit_store_end(&scope);
 	conduit_round_commit();
-
-	for (int i = 0; i < n; i++)
-	{
-		finish_flight(linitial(conduit_round.unsettled), results[i]);
-		conduit_round.unsettled = list_delete_first(conduit_round.unsettled);
-	}
+	conduit_settlement_end(&settlement);
 }
 
 /* The head of the list resists: keep it at least where a crash cannot lose it. */
@@ -156,6 +196,7 @@ conduit_add_unsettled(RefreshFlight *flight)
 
 	conduit_round.unsettled = lappend(conduit_round.unsettled, flight);
 	MemoryContextSwitchTo(old);
+	conduit_queue_land(flight->owner);
 }
 
 /*
@@ -182,7 +223,7 @@ conduit_try_flight(bool (*step) (RefreshFlight *), RefreshFlight *flight, const 
 }
 
 void
-conduit_take_answers(void)
+conduit_receive_answers(void)
 {
 	Exchange   *exchange;
 
@@ -202,8 +243,20 @@ conduit_take_answers(void)
 			conduit_storm_note(flight->place.connector, flight->outcome.outcome == OUTCOME_DEAD);
 		}
 	}
+}
+
+void
+conduit_settle_answers(void)
+{
 	settle();
 	conduit_errands_settle();
+}
+
+void
+conduit_take_answers(void)
+{
+	conduit_receive_answers();
+	conduit_settle_answers();
 }
 
 /* The parked flight that is being moved, for a step without argument. */

@@ -27,7 +27,7 @@ typedef struct Lane
 	dlist_head	ordinary;
 	int			waiting;
 	int			flying;
-	TimestampTz last_finish;	/* of a flight */
+	TimestampTz last_finish;	/* of a flight: when it landed */
 	TimestampTz passed_over;	/* due ones from here on are not all in memory */
 	dlist_node	node;			/* in the round */
 } Lane;
@@ -36,6 +36,7 @@ static HTAB *tasks = NULL;
 static HTAB *lanes = NULL;
 static dlist_head round_of_lanes;	/* the lane served last is at its end */
 static int	flying = 0;
+static int	landed = 0;
 static int	waiting = 0;
 static int	waiting_unasked = 0;
 
@@ -221,12 +222,12 @@ take_from_lanes(bool urgent, int share, int max_in_flight)
 }
 
 Task *
-conduit_queue_next(int max_in_flight)
+conduit_queue_next(int max_in_flight, int kept)
 {
 	int			share = Max(1, max_in_flight / LANE_PART);
 	Task	   *task;
 
-	if (flying >= max_in_flight || waiting == 0)
+	if (flying + kept >= max_in_flight || waiting == 0)
 		return NULL;
 	do
 	{
@@ -255,15 +256,25 @@ answer_waiters(Task *task, RequestAnswer answer, bool refreshed)
 }
 
 void
+conduit_queue_land(Task *task)
+{
+	task->landed = true;
+	landed++;
+	task->lane->flying--;
+	task->lane->last_finish = GetCurrentTimestamp();
+	flying--;
+}
+
+void
 conduit_queue_finish(Task *task, RequestAnswer answer, bool refreshed)
 {
 	if (is_waiting(task))
 		dequeue(task);
 	else
 	{
-		task->lane->flying--;
-		task->lane->last_finish = GetCurrentTimestamp();
-		flying--;
+		if (!task->landed)
+			conduit_queue_land(task);
+		landed--;
 	}
 	answer_waiters(task, answer, refreshed);
 	forget(task);
@@ -298,7 +309,7 @@ conduit_queue_flights(void)
 int
 conduit_queue_flying(void)
 {
-	return flying;
+	return flying + landed;
 }
 
 int

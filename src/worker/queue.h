@@ -41,6 +41,7 @@ typedef struct Task
 	bool		due;			/* by the clock: it is made whoever has asked and left */
 	int64		generation;		/* -1: whichever is stored */
 	RefreshFlight *flight;		/* while it flies or waits to be settled */
+	bool		landed;			/* and which of these */
 	int			nwaiters;
 	int			max_waiters;
 	TaskWaiter *waiters;
@@ -56,8 +57,17 @@ extern Task *conduit_queue_add(const pg_uuid_t *connection, const char *connecto
 							   int64 generation, bool urgent, bool forced, bool unasked);
 extern void conduit_queue_add_waiter(Task *task, FlightWaiter waiter, bool batch);
 
-/* conduit_queue_next takes the next task that may fly, or NULL. */
-extern Task *conduit_queue_next(int max_in_flight);
+/*
+ * conduit_queue_next takes the next task that may fly, or NULL.  So many of the
+ * places are kept by tasks that have landed.
+ */
+extern Task *conduit_queue_next(int max_in_flight, int kept);
+
+/*
+ * conduit_queue_land says that a task's flight has its outcome, which is yet to
+ * be settled: in its lane it makes room for the next one.
+ */
+extern void conduit_queue_land(Task *task);
 
 /* conduit_queue_finish answers all who wait and forgets the task. */
 extern void conduit_queue_finish(Task *task, RequestAnswer answer, bool refreshed);
@@ -68,7 +78,7 @@ extern void conduit_queue_finish_waiting(RequestAnswer answer);
 /* The flights there are (List of RefreshFlight *, palloc'd). */
 extern List *conduit_queue_flights(void);
 
-extern int	conduit_queue_flying(void);
+extern int	conduit_queue_flying(void);	/* or landed and not finished */
 extern int	conduit_queue_waiting(void);
 extern int	conduit_queue_waiting_unasked(void);	/* those that are due by the clock alone */
 

@@ -43,6 +43,7 @@ typedef struct WorkerRound
 	List	   *unsettled;		/* RefreshFlight *: answered, not settled yet */
 	bool		settle_failed;	/* the last settle could not commit */
 	int			settle_delay;	/* until the next try */
+	TimestampTz apart_until;	/* real time: claims may keep settles from being committed */
 	int			parked;
 	TimestampTz settle_at;		/* real time: when to try again */
 	TimestampTz parked_at;
@@ -115,7 +116,28 @@ extern void conduit_claim_and_send(void);
 /* landing.c */
 extern bool conduit_try_flight(bool (*step) (RefreshFlight *), RefreshFlight *flight, const char *what);
 extern void conduit_add_unsettled(RefreshFlight *flight);
-extern void conduit_take_answers(void);
+extern void conduit_receive_answers(void);
+extern void conduit_settle_answers(void);
+extern void conduit_take_answers(void); /* both */
+
+/*
+ * The first n of the unsettled flights, which are settled together in a
+ * transaction that may do more: begin seals them, before conduit_store_begin;
+ * write settles; end, after the commit, tells those who wait.
+ */
+typedef struct Settlement
+{
+	int			n;
+	RefreshFlight *flights[CONDUIT_ROUND_BATCH];
+	SettleResult results[CONDUIT_ROUND_BATCH];
+} Settlement;
+
+extern void conduit_settlement_begin(Settlement *settlement);
+extern void conduit_settlement_write(Settlement *settlement);
+extern void conduit_settlement_end(Settlement *settlement);
+
+/* How many are settled together where places in flight are wanted. */
+extern int	conduit_settlement_size(void);
 extern void conduit_move_parked(void);
 
 #endif							/* CONDUIT_ROUND_H */

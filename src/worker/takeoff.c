@@ -29,6 +29,7 @@
 #define LEAST_BETWEEN_SCANS 50
 #define RETRY_SCAN 1000
 #define RETRY_CLAIM 30000
+#define SETTLE_APART 60000
 #define FULL_SCAN_EVERY 600000
 
 /* Look again from a time on. */
@@ -176,13 +177,18 @@ claim(ClaimedTask *claimed, int n)
 	claim_overtaken(claimed, n);
 }
 
+/* Claim n tasks, and settle flights that make room for them (NULL: none), in one transaction. */
 static void
-claim_together(ClaimedTask *claimed, int n)
+claim_together(ClaimedTask *claimed, int n, Settlement *settlement)
 {
 	StoreScope	scope;
 
 	conduit_round_begin();
+	if (settlement != NULL)
+		conduit_settlement_begin(settlement);
 	conduit_store_begin(&scope);
+	if (settlement != NULL)
+		conduit_settlement_write(settlement);
 
 	/* Here, too: a restore fills the tables after the worker has looked. */
 	if (conduit_adoption_settled())
@@ -198,13 +204,13 @@ claim_together(ClaimedTask *claimed, int n)
 }
 
 static bool
-try_claim(ClaimedTask *claimed, int n)
+try_claim(ClaimedTask *claimed, int n, Settlement *settlement)
 {
 	volatile bool done = false;
 
 	PG_TRY();
 	{
-		claim_together(claimed, n);
+		claim_together(claimed, n, settlement);
 		done = true;
 	}
 	PG_CATCH();
@@ -286,6 +292,13 @@ may_claim(void)
 		conduit_roster_told_to_leave() == ROSTER_STAY;
 }
 
+static void
+fail_claim(ClaimedTask *claimed)
+{
+	conduit_queue_finish(claimed->task, ANSWER_FAILED, false);
+	conduit_round.full_scan_at = Min(conduit_round.full_scan_at, conduit_real_time_in(RETRY_CLAIM));
+}
+
 /*
  * One task that cannot be claimed with others must not keep them.  What kept
  * them may be that the worker was told to leave.
@@ -293,35 +306,66 @@ may_claim(void)
 static void
 claim_alone(ClaimedTask *claimed)
 {
-	if (!may_claim())
+	if (!conduit_round.settle_failed && !may_claim())
 		conduit_queue_finish(claimed->task, ANSWER_GONE, false);
-	else if (try_claim(claimed, 1))
+	else if (!conduit_round.settle_failed && try_claim(claimed, 1, NULL))
 		send_or_take_back(claimed, 1);
 	else
+		fail_claim(claimed);
+}
+
+/*
+ * What keeps claims from being written must not keep what was answered from
+ * being settled, for longer than it takes to see it: a claim reads tables that
+ * a settle does not touch.
+ */
+static void
+settle_apart(void)
+{
+	conduit_round.apart_until = conduit_real_time_in(SETTLE_APART);
+	conduit_settle_answers();
+}
+
+/* One batch; false if there is nobody to claim. */
+static bool
+claim_next(void)
+{
+	ClaimedTask claimed[CONDUIT_ROUND_BATCH] = {{0}};
+	Settlement	settlement;
+	int			kept;
+	int			n = 0;
+
+	if (conduit_round.apart_until > GetCurrentTimestamp())
 	{
-		conduit_queue_finish(claimed->task, ANSWER_FAILED, false);
-		conduit_round.full_scan_at = Min(conduit_round.full_scan_at, conduit_real_time_in(RETRY_CLAIM));
+		conduit_settle_answers();
+		if (!may_claim())
+			return false;
 	}
+	settlement.n = conduit_settlement_size();
+	kept = list_length(conduit_round.unsettled) - settlement.n;
+	while (n < CONDUIT_ROUND_BATCH && (claimed[n].task = conduit_queue_next(conduit_max_in_flight, kept)) != NULL)
+		n++;
+	if (n == 0)
+		return false;
+	if (try_claim(claimed, n, settlement.n > 0 ? &settlement : NULL))
+	{
+		send_or_take_back(claimed, n);
+		conduit_settlement_end(&settlement);
+		return true;
+	}
+	if (settlement.n > 0)
+		settle_apart();
+	for (int i = 0; i < n; i++)
+		claim_alone(&claimed[i]);
+	return true;
 }
 
 void
 conduit_claim_and_send(void)
 {
-	while (may_claim())
+	while (may_claim() && claim_next())
 	{
-		ClaimedTask claimed[CONDUIT_ROUND_BATCH] = {{0}};
-		int			n = 0;
-
-		while (n < CONDUIT_ROUND_BATCH && (claimed[n].task = conduit_queue_next(conduit_max_in_flight)) != NULL)
-			n++;
-		if (n == 0)
-			return;
-		if (try_claim(claimed, n))
-			send_or_take_back(claimed, n);
-		else
-			for (int i = 0; i < n; i++)
-				claim_alone(&claimed[i]);
-		conduit_take_answers();
+		conduit_receive_answers();
 		conduit_take_requests();
 	}
 }

@@ -163,23 +163,48 @@ report(void)
 	strlcpy(former, activity, sizeof(former));
 }
 
+/* Who is next takes the places of what was answered, which is settled with it, or else by itself. */
 static void
-play_round(void)
+settle_and_claim(void)
 {
-	conduit_take_requests();
-	conduit_guarded(conduit_take_answers, "settling");
-	if (conduit_round.parked > 0 && conduit_round.parked_at <= GetCurrentTimestamp())
-	{
-		conduit_guarded(conduit_move_parked, "moving parked replies");
-	}
-	if (conduit_round.errands_parked_at <= GetCurrentTimestamp())
-		conduit_guarded(conduit_authorizing_settle_parked, "moving parked authorizations");
-	if (conduit_scan_wanted(GetCurrentTimestamp()))
-		conduit_guarded(conduit_scan_due, "looking for due credentials");
 	if (conduit_round.pause == PAUSE_NONE)
 		conduit_guarded(conduit_claim_and_send, "claiming");
 	else
 		conduit_queue_finish_waiting(conduit_pause_answer());
+	conduit_guarded(conduit_settle_answers, "settling");
+}
+
+/* Whether it is time to look for what may be moved or is due. */
+static bool
+look_wanted(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return (conduit_round.parked > 0 && conduit_round.parked_at <= now) ||
+		conduit_round.errands_parked_at <= now || conduit_scan_wanted(now);
+}
+
+/* What was answered goes first: that is neither to wait for a look nor to be lost to its error. */
+static void
+look(void)
+{
+	conduit_guarded(conduit_settle_answers, "settling");
+	if (conduit_round.parked > 0 && conduit_round.parked_at <= GetCurrentTimestamp())
+		conduit_guarded(conduit_move_parked, "moving parked replies");
+	if (conduit_round.errands_parked_at <= GetCurrentTimestamp())
+		conduit_guarded(conduit_authorizing_settle_parked, "moving parked authorizations");
+	if (conduit_scan_wanted(GetCurrentTimestamp()))
+		conduit_guarded(conduit_scan_due, "looking for due credentials");
+}
+
+static void
+play_round(void)
+{
+	conduit_take_requests();
+	conduit_guarded(conduit_receive_answers, "reading replies");
+	if (look_wanted())
+		look();
+	settle_and_claim();
 	if (conduit_revoking_next() <= GetCurrentTimestamp())
 		conduit_guarded(conduit_revoking_look, "looking for revocations");
 	conduit_guarded(conduit_errands_start, "starting errands");

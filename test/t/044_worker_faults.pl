@@ -89,6 +89,27 @@ sub gaps
 	$provider->release;
 	ok(wait_for_generation(2, $second), 'it is refreshed all the same');
 }
+
+# ---- who is next cannot be claimed, and what was answered is settled all the same ----
+{
+	my $flying = connect_one('flying', 1000);
+	my $next = connect_one('next', 1100);
+	my $holder = $cluster->wire;
+
+	$provider->script('/token/flying', [ { rotate => $true, hang => $true } ]);
+	advance(900);
+	$provider->wait_for('/token/flying', 'hanging', 1);
+	advance(200);
+	ok($cluster->poll('SELECT queued = 1 FROM conduit_health()'), 'one waits for the place of another');
+	$holder->simple('BEGIN');
+	$holder->simple('LOCK TABLE conduit.client IN ACCESS EXCLUSIVE MODE');
+	$provider->release;
+	ok(wait_for_generation(2, $flying), 'a lock that a claim needs does not keep the answer from being settled');
+	is(column('generation', $next), 1, 'the other one cannot be claimed meanwhile');
+	$holder->simple('ROLLBACK');
+	$cluster->reload;
+	ok(wait_for_generation(2, $next), 'it is as soon as the lock is gone');
+}
 $cluster->setting('conduit.max_in_flight', 8);
 
 # ---- the look for what is due fails again and again ----
