@@ -43,16 +43,22 @@ sql() { as_server "$bindir/psql" -X -q -A -t -v ON_ERROR_STOP=1 -h "$server" -U 
 
 set_config() { quietly sql -c "ALTER SYSTEM SET $1 = '$2'" -c 'SELECT pg_reload_conf()'; }
 
+# wait_until QUERY [SECONDS]: until it gives t.
+wait_until()
+{
+	local begin
+	begin=$(now)
+	until [ "$(sql -c "$1")" = t ]; do
+		[ $(($(now) - begin)) -lt "${2:-60}000000000" ] || die "in ${2:-60} s it has not come true: $1"
+		sleep 0.1
+	done
+}
+
 # The worker's process, once it is there.
 worker_pid()
 {
-	local pid
-	for _ in $(seq 300); do
-		pid=$(sql -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'conduit worker'")
-		[ -z "$pid" ] || { echo "$pid"; return; }
-		sleep 0.1
-	done
-	die "there is no worker"
+	wait_until "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'conduit worker'"
+	sql -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'conduit worker'"
 }
 
 # The middle one of the numbers on standard input.
