@@ -157,10 +157,10 @@ conduit_vend_fill(const CredentialView *view, Datum *values, bool *nulls, char *
 }
 
 void
-conduit_vend_note(const CredentialView *view)
+conduit_vend_note(const CredentialView *view, TimestampTz now)
 {
 	conduit_stats_add(view->place.connector, STATS_VENDS, 1);
-	conduit_last_use_note(USE_CONNECTION, &view->place.connection, conduit_last_use_day(conduit_now()));
+	conduit_last_use_note(USE_CONNECTION, &view->place.connection, conduit_last_use_day(now));
 }
 
 /*
@@ -209,14 +209,6 @@ result_shape(FunctionCallInfo fcinfo)
 	return result_cache.shape;
 }
 
-/* The token has expired and cannot be renewed, or never was there. */
-static void
-check_usable(const CredentialView *view)
-{
-	if (!conduit_credential_usable(view, conduit_now()))
-		conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "expired");
-}
-
 /* conduit_vend(owner, connection_id, min_ttl, scopes, tenant) */
 Datum
 conduit_vend(PG_FUNCTION_ARGS)
@@ -230,18 +222,26 @@ conduit_vend(PG_FUNCTION_ARGS)
 	Datum		values[VEND_NUM_COLUMNS];
 	bool		nulls[VEND_NUM_COLUMNS];
 	CredentialView view;
+	TimestampTz now;
 	SealStatus	status;
 
 	conduit_credential_entitled(id, owner, tenant, &view);
 	if (!PG_ARGISNULL(3))
 		check_scopes(&view, PG_GETARG_ARRAYTYPE_P(3));
-	if (conduit_credential_due(&view, conduit_now(), min_ttl))
+	now = conduit_now();
+	if (conduit_credential_due(&view, now, min_ttl))
+	{
 		(void) conduit_renew(&view, owner, tenant, false, DT_NOEND);
-	check_usable(&view);
+		now = conduit_now();
+	}
+
+	/* It has expired and cannot be renewed, or never was there. */
+	if (!conduit_credential_usable(&view, now))
+		conduit_raise(CONDUIT_ERR_NEEDS_REAUTH, "expired");
 
 	status = conduit_vend_fill(&view, values, nulls, key_id);
 	if (status != SEAL_OK)
 		conduit_key_raise(status, key_id);
-	conduit_vend_note(&view);
+	conduit_vend_note(&view, now);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(result_shape(fcinfo), values, nulls)));
 }

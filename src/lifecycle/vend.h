@@ -33,7 +33,7 @@ enum
  */
 extern SealStatus conduit_vend_fill(const CredentialView *view, Datum *values, bool *nulls, char *key_id);
 
-/* conduit_vend_note counts a vend and notes the use. */
-extern void conduit_vend_note(const CredentialView *view);
+/* conduit_vend_note counts a vend and notes the use, now. */
+extern void conduit_vend_note(const CredentialView *view, TimestampTz now);
 
 #endif							/* CONDUIT_VEND_H */

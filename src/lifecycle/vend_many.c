@@ -197,7 +197,7 @@ put_row(ReturnSetInfo *rsinfo, VendEntry *entry, Bitmapset **warned)
 	}
 	else if (fill(entry, values, nulls))
 	{
-		conduit_vend_note(&entry->view);
+		conduit_vend_note(&entry->view, conduit_now());
 		if (entry->problem.level == PROBLEM_WARNING)
 			warn_once(&entry->problem, warned);
 	}
