@@ -27,7 +27,7 @@ OBJS = src/conduit.o \
 	src/lifecycle/authorize_callback.o src/lifecycle/authorize_errand.o src/lifecycle/authorize_settle.o \
 	src/lifecycle/authorize_state.o src/lifecycle/breaker.o src/lifecycle/call.o src/lifecycle/catalogue.o \
 	src/lifecycle/claim.o src/lifecycle/client.o src/lifecycle/commit.o src/lifecycle/connection.o src/lifecycle/connection_index.o \
-	src/lifecycle/credential.o src/lifecycle/discover.o src/lifecycle/due.o src/lifecycle/event.o \
+	src/lifecycle/credential.o src/lifecycle/direct.o src/lifecycle/discover.o src/lifecycle/due.o src/lifecycle/event.o \
 	src/lifecycle/export.o src/lifecycle/failure.o src/lifecycle/handover.o src/lifecycle/health.o \
 	src/lifecycle/import.o src/lifecycle/import_match.o src/lifecycle/import_record.o src/lifecycle/key.o \
 	src/lifecycle/parked.o src/lifecycle/rate.o src/lifecycle/redirect.o src/lifecycle/refresh_call.o \

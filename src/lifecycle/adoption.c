@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "lifecycle/commit.h"
+#include "lifecycle/direct.h"
 #include "lifecycle/key.h"
 #include "lifecycle/store.h"
 #include "shared/roster.h"
@@ -33,11 +34,14 @@ own_identity(void)
 static char *
 stored_identity(void)
 {
-	static StoreQuery select = {
-		"SELECT value FROM conduit.setting WHERE name = 'identity'", 0, {0}
-	};
+	static DirectTable settings = {"setting", NULL, 1, {"value"}};
+	DirectRow	row;
+	char	   *identity = NULL;
 
-	return conduit_store_run(&select, NULL) == 0 ? NULL : conduit_row_text(0, 1, CurrentMemoryContext);
+	if (conduit_direct_open_texts(&row, &settings, "identity", NULL))
+		identity = conduit_direct_text(&row, 0);
+	conduit_direct_close(&row);
+	return identity;
 }
 
 static bool

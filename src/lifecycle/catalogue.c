@@ -18,6 +18,7 @@
 #include "base/report.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/client.h"
+#include "lifecycle/direct.h"
 #include "lifecycle/revocation.h"
 #include "lifecycle/store.h"
 #include "shared/stats.h"
@@ -119,13 +120,15 @@ load(const char *slug)
 static int64
 stored_revision(const char *slug)
 {
-	static StoreQuery select = {
-		"SELECT revision FROM conduit.connector WHERE slug = $1", 1, {TEXTOID}
-	};
-	StoreArgs	args = {0};
+	static DirectTable connectors = {"connector", NULL, 1, {"revision"}};
+	DirectRow	row;
+	int64		revision = -1;
+	bool		isnull;
 
-	conduit_arg_text(&args, slug);
-	return conduit_store_run(&select, &args) == 0 ? -1 : conduit_row_int64(0, 1);
+	if (conduit_direct_open_texts(&row, &connectors, slug, NULL))
+		revision = DatumGetInt64(conduit_direct_column(&row, 0, &isnull));
+	conduit_direct_close(&row);
+	return revision;
 }
 
 const ConduitConnector *

@@ -19,6 +19,7 @@
 #include "lifecycle/catalogue.h"
 #include "lifecycle/commit.h"
 #include "lifecycle/credential.h"
+#include "lifecycle/direct.h"
 #include "lifecycle/key.h"
 #include "lifecycle/revocation.h"
 #include "lifecycle/store.h"
@@ -266,12 +267,25 @@ conduit_client_open_secret(const ConduitClient *client, int n, const ConduitConn
 	return status;
 }
 
+static char *
+current_id(const char *tenant, const char *connector)
+{
+	static DirectTable clients = {"client", "client_current_key", 1, {"client_id"}};
+	DirectRow	row;
+	char	   *client_id = NULL;
+
+	if (conduit_direct_open_texts(&row, &clients, tenant, connector))
+		client_id = conduit_direct_text(&row, 0);
+	conduit_direct_close(&row);
+	return client_id;
+}
+
 char *
 conduit_client_current_id(const char *tenant, const char *connector)
 {
-	ConduitClient *client = conduit_client_find(tenant, connector, NULL, CurrentMemoryContext);
+	char	   *own = current_id(tenant, connector);
 
-	return client ? client->client_id : NULL;
+	return own != NULL || tenant[0] == '\0' ? own : current_id("", connector);
 }
 
 /* RFC 6749 3.1.2: an absolute URI without a fragment. */

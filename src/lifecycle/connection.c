@@ -18,6 +18,7 @@
 #include "lifecycle/argument.h"
 #include "lifecycle/authorize.h"
 #include "lifecycle/catalogue.h"
+#include "lifecycle/direct.h"
 #include "lifecycle/event.h"
 #include "lifecycle/revocation.h"
 #include "lifecycle/store.h"
@@ -48,31 +49,37 @@ PG_FUNCTION_INFO_V1(conduit_delete_owner);
 ConnectionRow *
 conduit_connection_lock(const pg_uuid_t *id, const char *owner, const char *tenant)
 {
-	static StoreQuery lock = {
-		"SELECT tenant, owner, connector, account, status, client_id, params::pg_catalog.text, last_generation"
-		" FROM conduit.connection WHERE id = $1 AND tenant = $2 AND ($3 IS NULL OR owner = $3) FOR UPDATE",
-		3, {UUIDOID, TEXTOID, TEXTOID}
+	enum
+	{
+		TENANT, OWNER, CONNECTOR, ACCOUNT, STATUS, CLIENT_ID, PARAMS, LAST_GENERATION, NUM_COLUMNS
 	};
-	StoreArgs	args = {0};
-	MemoryContext context = CurrentMemoryContext;
+	static DirectTable connections = {
+		"connection", NULL, NUM_COLUMNS,
+		{"tenant", "owner", "connector", "account", "status", "client_id", "params", "last_generation"}
+	};
+	DirectRow	found;
 	ConnectionRow *row;
+	Jsonb	   *params;
+	bool		isnull;
 
-	conduit_arg_uuid(&args, id);
-	conduit_arg_text(&args, tenant);
-	conduit_arg_text(&args, owner);
-	if (conduit_store_run(&lock, &args) == 0)
+	/* Whose it is never changes, so somebody else's is not locked to find out. */
+	if (!conduit_direct_open_uuid(&found, &connections, id) || !conduit_direct_equals(&found, TENANT, tenant) ||
+		(owner != NULL && !conduit_direct_equals(&found, OWNER, owner)) ||
+		!conduit_direct_lock(&found, LockTupleExclusive))
 		conduit_raise(CONDUIT_ERR_CONNECTION_NOT_FOUND, NULL);
 
 	row = palloc0(sizeof(ConnectionRow));
 	row->id = *id;
-	row->tenant = conduit_row_text(0, 1, context);
-	row->owner = conduit_row_text(0, 2, context);
-	row->connector = conduit_row_text(0, 3, context);
-	row->account = conduit_row_text(0, 4, context);
-	row->status = conduit_row_text(0, 5, context);
-	row->client_id = conduit_row_text(0, 6, context);
-	row->params = conduit_row_text(0, 7, context);
-	row->last_generation = conduit_row_int64(0, 8);
+	row->tenant = conduit_direct_text(&found, TENANT);
+	row->owner = conduit_direct_text(&found, OWNER);
+	row->connector = conduit_direct_text(&found, CONNECTOR);
+	row->account = conduit_direct_text(&found, ACCOUNT);
+	row->status = conduit_direct_text(&found, STATUS);
+	row->client_id = conduit_direct_text(&found, CLIENT_ID);
+	params = DatumGetJsonbP(conduit_direct_column(&found, PARAMS, &isnull));
+	row->params = JsonbToCString(NULL, &params->root, VARSIZE(params));
+	row->last_generation = DatumGetInt64(conduit_direct_column(&found, LAST_GENERATION, &isnull));
+	conduit_direct_close(&found);
 	return row;
 }
 

@@ -9,13 +9,14 @@
 
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "commands/sequence.h"
 #include "utils/builtins.h"
 
 #include "base/clock.h"
 #include "base/settings.h"
 #include "lifecycle/argument.h"
 #include "lifecycle/commit.h"
-#include "lifecycle/rows.h"
+#include "lifecycle/direct.h"
 #include "lifecycle/store.h"
 #include "shared/roster.h"
 
@@ -26,28 +27,28 @@
 
 PG_FUNCTION_INFO_V1(conduit_events_after);
 
+static int64
+next_id(void)
+{
+	return DatumGetInt64(DirectFunctionCall1(nextval_oid, ObjectIdGetDatum(conduit_table("event_id_seq"))));
+}
+
 void
 conduit_event_write_many(const ConduitEvent *events, int n)
 {
-	static StoreQuery insert = {
-		"INSERT INTO conduit.event (at, kind, tenant, connection_id, owner, connector,"
-		" account, old_status, new_status, reason)"
-		" SELECT $10, r.k, r.t, r.i, r.o, r.c, r.a, r.s, r.n, r.r"
-		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) r (k, t, i, o, c, a, s, n, r)",
-		10, {TEXTARRAYOID, TEXTARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+	static DirectTable table = {
+		"event", NULL, 11,
+		{"id", "at", "kind", "tenant", "connection_id", "owner", "connector", "account", "old_status", "new_status", "reason"}
 	};
-	StoreRows	rows;
-	StoreArgs	args = {0};
+	TimestampTz now = conduit_now();
 
-	if (n == 0)
-		return;
-	conduit_rows_begin(&rows, &insert, 9, n);
 	for (int i = 0; i < n; i++)
 	{
 		const ConduitEvent *event = &events[i];
 		StoreArgs	cells = {0};
 
+		conduit_arg(&cells, Int64GetDatum(next_id()));
+		conduit_arg_time(&cells, now);
 		conduit_arg_text(&cells, event->kind);
 		conduit_arg_text(&cells, event->tenant);
 		conduit_arg_uuid(&cells, event->connection);
@@ -57,13 +58,10 @@ conduit_event_write_many(const ConduitEvent *events, int n)
 		conduit_arg_text(&cells, event->old_status);
 		conduit_arg_text(&cells, event->new_status);
 		conduit_arg_text(&cells, event->reason);
-		conduit_rows_add(&rows, &cells);
+		conduit_direct_insert(&table, &cells);
 	}
-	conduit_rows_args(&rows, &args);
-	conduit_arg_time(&args, conduit_now());
-	conduit_store_run(&insert, &args);
-
-	conduit_at_commit(NUDGE_EVENTS, DT_NOEND);
+	if (n > 0)
+		conduit_at_commit(NUDGE_EVENTS, DT_NOEND);
 }
 
 void

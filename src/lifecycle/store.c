@@ -58,6 +58,7 @@ conduit_store_end(StoreScope *scope)
 uint64
 conduit_store_run(StoreQuery *query, const StoreArgs *args)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			result;
 
 	if (query->plan == NULL)
@@ -79,6 +80,9 @@ conduit_store_run(StoreQuery *query, const StoreArgs *args)
 	if (result < 0)
 		elog(ERROR, "could not execute a statement: %s",
 			 SPI_result_code_string(result));
+
+	/* SPI leaves its own current, which conduit_store_end frees. */
+	MemoryContextSwitchTo(context);
 	return SPI_processed;
 }
 

@@ -55,7 +55,7 @@ extern void conduit_store_end(StoreScope *scope);
 
 /*
  * conduit_store_run executes a query and returns the number of rows; the rows
- * are in SPI_tuptable.
+ * are in SPI_tuptable.  The current memory context stays what it is.
  */
 extern uint64 conduit_store_run(StoreQuery *query, const StoreArgs *args);
 

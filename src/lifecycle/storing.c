@@ -19,9 +19,9 @@
 #include "lifecycle/client.h"
 #include "lifecycle/commit.h"
 #include "lifecycle/connection.h"
+#include "lifecycle/direct.h"
 #include "lifecycle/handover.h"
 #include "lifecycle/key.h"
-#include "lifecycle/rows.h"
 #include "lifecycle/schedule.h"
 #include "lifecycle/store.h"
 #include "shared/roster.h"
@@ -86,17 +86,34 @@ check_kind(const ConduitConnector *connector, const char *kind)
 							 "The connector asks for another kind; NULL is what it asks for.");
 }
 
+/* All columns of conduit.credential that storing sets; those it leaves out it clears. */
+typedef enum StoredColumn
+{
+	STORED_GENERATION,
+	STORED_IMPORTED,
+	STORED_NUM_KEPT				/* the columns that are read, too, come first */
+} StoredColumn;
+
+static DirectTable credentials = {
+	"credential", NULL, 27,
+	{"generation", "imported",
+		"connection_id", "expires_at", "due_at", "refresh_at", "issued_at", "refresh_expires_at", "lifetime",
+		"status", "kind", "tenant", "owner", "connector", "origin", "token_type", "scope", "own_client",
+	"access", "refresh", "attempts", "in_doubt", "refreshed_at", "next_attempt_at", "last_error", "last_error_code", "last_error_at"}
+};
+
 /* The generation of the stored credential, locked; 0 if there is none. */
 static int64
 lock_generation(const pg_uuid_t *connection)
 {
-	static StoreQuery lock = {
-		"SELECT generation FROM conduit.credential WHERE connection_id = $1 FOR UPDATE", 1, {UUIDOID}
-	};
-	StoreArgs	args = {0};
+	DirectRow	row;
+	int64		generation = 0;
+	bool		isnull;
 
-	conduit_arg_uuid(&args, connection);
-	return conduit_store_run(&lock, &args) == 0 ? 0 : conduit_row_int64(0, 1);
+	if (conduit_direct_open_uuid(&row, &credentials, connection) && conduit_direct_lock(&row, LockTupleExclusive))
+		generation = DatumGetInt64(conduit_direct_column(&row, STORED_GENERATION, &isnull));
+	conduit_direct_close(&row);
+	return generation;
 }
 
 void
@@ -131,82 +148,85 @@ conduit_storing_seal(const CredentialPlace *place, const ConduitConnector *conne
 								 grant->issued_at, grant->refresh_expires_at);
 }
 
-/* unnest is not qualified: of several arrays it is syntax, and pg_catalog's always. */
+static void
+write_row(const StoredGrant *stored)
+{
+	DirectRow	row;
+	StoreArgs	cells = {0};
+	bool		replaces = conduit_direct_open_uuid(&row, &credentials, &stored->place->connection) &&
+		conduit_direct_lock(&row, LockTupleExclusive);
+	bool		isnull = true;
+	Datum		imported = replaces ? conduit_direct_column(&row, STORED_IMPORTED, &isnull) : (Datum) 0;
+
+	conduit_arg(&cells, Int64GetDatum(stored->generation));
+	if (stored->imported != NULL || isnull)
+		conduit_arg_bytea(&cells, stored->imported);
+	else
+		conduit_arg(&cells, imported);
+	conduit_arg_uuid(&cells, &stored->place->connection);
+	conduit_arg_time(&cells, stored->expires_at);
+	conduit_arg_time(&cells, stored->due_at);
+	conduit_arg_time(&cells, stored->refresh_at);
+	conduit_arg_time(&cells, stored->issued_at);
+	conduit_arg_time(&cells, stored->refresh_expires_at);
+	conduit_arg(&cells, Float8GetDatum(stored->lifetime));
+	conduit_arg_text(&cells, "ACTIVE");
+	conduit_arg_text(&cells, stored->kind);
+	conduit_arg_text(&cells, stored->place->tenant);
+	conduit_arg_text(&cells, stored->place->owner);
+	conduit_arg_text(&cells, stored->place->connector);
+	conduit_arg_text(&cells, stored->place->origin);
+	conduit_arg_utf8(&cells, stored->token_type);
+	conduit_arg_utf8(&cells, stored->scope);
+	conduit_arg_utf8(&cells, stored->own_client);
+	conduit_arg_bytea(&cells, stored->access);
+	conduit_arg_bytea(&cells, stored->refresh);
+	conduit_arg(&cells, Int32GetDatum(0));	/* attempts */
+	conduit_arg(&cells, BoolGetDatum(false));	/* in doubt */
+	while (cells.n < credentials.ncolumns)
+		conduit_arg_null(&cells);
+
+	if (replaces)
+		conduit_direct_update(&row, &cells);
+	else
+		conduit_direct_insert(&credentials, &cells);
+	conduit_direct_close(&row);
+}
+
 void
 conduit_storing_write(const StoredGrant *stored, int n)
 {
-	static StoreQuery upsert = {
-		"INSERT INTO conduit.credential (connection_id, generation, expires_at, due_at, refresh_at, issued_at,"
-		" refresh_expires_at, lifetime, status, kind, tenant, owner, connector, origin, token_type, scope,"
-		" own_client, access, refresh, imported)"
-		" SELECT r.i, r.g, r.e, r.d, r.r, r.s, r.x, r.l, 'ACTIVE', r.k, r.t, r.o, r.c, r.h, r.y, r.p, r.w, r.a, r.b, r.m"
-		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
-		" r (i, g, e, d, r, s, x, l, k, t, o, c, h, y, p, w, a, b, m)"
-		" ON CONFLICT (connection_id) DO UPDATE SET generation = EXCLUDED.generation,"
-		" expires_at = EXCLUDED.expires_at, due_at = EXCLUDED.due_at, refresh_at = EXCLUDED.refresh_at,"
-		" issued_at = EXCLUDED.issued_at, refreshed_at = NULL, refresh_expires_at = EXCLUDED.refresh_expires_at,"
-		" lifetime = EXCLUDED.lifetime, status = EXCLUDED.status, kind = EXCLUDED.kind, origin = EXCLUDED.origin,"
-		" token_type = EXCLUDED.token_type, scope = EXCLUDED.scope, own_client = EXCLUDED.own_client,"
-		" access = EXCLUDED.access, refresh = EXCLUDED.refresh,"
-		" imported = COALESCE(EXCLUDED.imported, credential.imported), next_attempt_at = NULL, attempts = 0, in_doubt = false,"
-		" last_error = NULL, last_error_code = NULL, last_error_at = NULL",
-		19, {UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
-			TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID}
-	};
-	StoreRows	rows;
-	StoreArgs	args = {0};
 	TimestampTz earliest = DT_NOEND;
 
-	conduit_rows_begin(&rows, &upsert, upsert.nargs, n);
 	for (int i = 0; i < n; i++)
 	{
-		const StoredGrant *row = &stored[i];
-		StoreArgs	cells = {0};
-
-		conduit_arg_uuid(&cells, &row->place->connection);
-		conduit_arg(&cells, Int64GetDatum(row->generation));
-		conduit_arg_time(&cells, row->expires_at);
-		conduit_arg_time(&cells, row->due_at);
-		conduit_arg_time(&cells, row->refresh_at);
-		conduit_arg_time(&cells, row->issued_at);
-		conduit_arg_time(&cells, row->refresh_expires_at);
-		conduit_arg(&cells, Float8GetDatum(row->lifetime));
-		conduit_arg_text(&cells, row->kind);
-		conduit_arg_text(&cells, row->place->tenant);
-		conduit_arg_text(&cells, row->place->owner);
-		conduit_arg_text(&cells, row->place->connector);
-		conduit_arg_text(&cells, row->place->origin);
-		conduit_arg_utf8(&cells, row->token_type);
-		conduit_arg_utf8(&cells, row->scope);
-		conduit_arg_utf8(&cells, row->own_client);
-		conduit_arg_bytea(&cells, row->access);
-		conduit_arg_bytea(&cells, row->refresh);
-		conduit_arg_bytea(&cells, row->imported);
-		conduit_rows_add(&rows, &cells);
-		earliest = Min(earliest, row->refresh_at);
+		CHECK_FOR_INTERRUPTS();
+		write_row(&stored[i]);
+		earliest = Min(earliest, stored[i].refresh_at);
 	}
-	conduit_rows_args(&rows, &args);
-	conduit_store_run(&upsert, &args);
 	if (!TIMESTAMP_IS_NOEND(earliest))
 		conduit_at_commit(NUDGE_DUE, earliest);
 }
 
 /* A credential is refreshed with the client it was issued under: that of today. */
 static void
-record_client(const ConnectionRow *row, const ConduitConnector *connector)
+record_client(const ConnectionRow *connection, const ConduitConnector *connector)
 {
-	static StoreQuery update = {
-		"UPDATE conduit.connection SET client_id = $2 WHERE id = $1 AND client_id IS DISTINCT FROM $2",
-		2, {UUIDOID, TEXTOID}
-	};
-	StoreArgs	args = {0};
+	static DirectTable connections = {"connection", NULL, 1, {"client_id"}};
+	const char *client_id;
+	DirectRow	row;
+	StoreArgs	cells = {0};
 
 	if (!conduit_connector_binds_client(connector))
 		return;
-	conduit_arg_uuid(&args, &row->id);
-	conduit_arg_text(&args, conduit_client_current_id(row->tenant, row->connector));
-	conduit_store_run(&update, &args);
+	client_id = conduit_client_current_id(connection->tenant, connection->connector);
+	if (client_id == NULL ? connection->client_id == NULL :
+		connection->client_id != NULL && strcmp(client_id, connection->client_id) == 0)
+		return;
+	conduit_arg_text(&cells, client_id);
+	if (conduit_direct_open_uuid(&row, &connections, &connection->id))
+		conduit_direct_update(&row, &cells);
+	conduit_direct_close(&row);
 }
 
 static void
