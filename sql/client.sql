@@ -28,6 +28,7 @@ AS $$
 		(SELECT pg_catalog.max(s.last_success_at) FROM conduit.client_secret s WHERE s.client = c.id),
 		(SELECT pg_catalog.count(*) FROM conduit.connection n
 		 WHERE n.connector = c.connector AND n.client_id = c.client_id AND n.status <> 'REVOKED'
+			AND EXISTS (SELECT FROM conduit.credential d WHERE d.connection_id = n.id)
 			AND (n.tenant = c.tenant OR c.tenant = '')),
 		c.created_at, c.updated_at
 	FROM conduit.client c WHERE c.tenant = COALESCE(conduit_clients.tenant, '') ORDER BY c.connector, c.created_at

@@ -492,11 +492,13 @@ conduit_retire_client(PG_FUNCTION_ARGS)
 
 	/*
 	 * A tenant's connection is served by its tenant's client where that has
-	 * the id, else by the common one.
+	 * the id, else by the common one.  One without a credential has had none
+	 * issued under any.
 	 */
 	static StoreQuery uses = {
 		"SELECT pg_catalog.count(*) FROM conduit.connection n"
 		" WHERE n.connector = $1 AND n.client_id = $2 AND n.status <> 'REVOKED'"
+		" AND EXISTS (SELECT FROM conduit.credential c WHERE c.connection_id = n.id)"
 		" AND CASE WHEN $3 <> '' THEN n.tenant = $3 ELSE NOT EXISTS ("
 		"  SELECT FROM conduit.client c WHERE c.tenant = n.tenant AND c.tenant <> ''"
 		"  AND c.connector = $1 AND c.client_id = $2) END",

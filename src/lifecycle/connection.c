@@ -18,6 +18,7 @@
 #include "lifecycle/argument.h"
 #include "lifecycle/authorize.h"
 #include "lifecycle/catalogue.h"
+#include "lifecycle/client.h"
 #include "lifecycle/direct.h"
 #include "lifecycle/event.h"
 #include "lifecycle/revocation.h"
@@ -197,9 +198,9 @@ Datum
 conduit_create_connection(PG_FUNCTION_ARGS)
 {
 	static StoreQuery insert = {
-		"INSERT INTO conduit.connection (id, tenant, owner, connector, account, params, metadata, created_at, updated_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb, $8, $8)",
-		8, {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+		"INSERT INTO conduit.connection (id, tenant, owner, connector, account, params, metadata, created_at, updated_at, client_id)"
+		" VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb, $8, $8, $9)",
+		9, {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID}
 	};
 	char	   *owner = conduit_owner_argument(fcinfo, 0);
 	char	   *slug = conduit_slug_argument(fcinfo, 1);
@@ -208,14 +209,15 @@ conduit_create_connection(PG_FUNCTION_ARGS)
 	char	   *metadata = conduit_object_argument(fcinfo, 4, "invalid metadata");
 	char	   *tenant = conduit_tenant_argument(fcinfo, 5);
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	const ConduitConnector *connector;
 	ConnectionRow row = {0};
 	StoreArgs	args = {0};
 	StoreScope	scope;
 
 	*id = conduit_new_id();
 	conduit_store_begin(&scope);
-	conduit_connector_check_params(conduit_catalogue_require(slug, true),
-								   conduit_parse_object(params, "invalid params"));
+	connector = conduit_catalogue_require(slug, true);
+	conduit_connector_check_params(connector, conduit_parse_object(params, "invalid params"));
 	conduit_adoption_note_use(true);
 
 	conduit_arg_uuid(&args, id);
@@ -226,6 +228,9 @@ conduit_create_connection(PG_FUNCTION_ARGS)
 	conduit_arg_text(&args, params ? params : "{}");
 	conduit_arg_text(&args, metadata ? metadata : "{}");
 	conduit_arg_time(&args, conduit_now());
+
+	/* Likely the client its credential will be issued under: then storing that need not change this row. */
+	conduit_arg_text(&args, conduit_connector_binds_client(connector) ? conduit_client_current_id(tenant, slug) : NULL);
 	write_unique(&insert, &args);
 
 	row.id = *id;

@@ -142,6 +142,8 @@ SELECT conduit_create_connection('alice', 'house') AS id \gset
 SELECT conduit_store_credential(:'id', NULL, '{"access_token": "a"}') = :'id' AS stored;
 SELECT conduit_create_connection('alice', 'house', NULL, NULL, NULL, 'acme') AS acme \gset
 SELECT conduit_store_credential(:'acme', NULL, '{"access_token": "a"}', 'acme') = :'acme' AS stored;
+-- Nothing has been issued for this one, under any client.
+SELECT conduit_create_connection('alice', 'house') IS NOT NULL AS created;
 SELECT connector, client_id, is_current, redirect_uris, secrets, connections FROM conduit_clients();
 SELECT connector, client_id, is_current, redirect_uris, secrets, connections FROM conduit_clients('acme');
 SELECT count(*) FROM conduit_clients('nobody');
