@@ -55,7 +55,7 @@ END
 # What a refresh of Conduit's sends to it.
 refresh_body='grant_type=refresh_token&refresh_token=rt-0123456789abcdef0123456789abcdef&client_id=bench&client_secret=0123456789abcdef0123456789abcdef'
 
-# multi PATH REQUESTS IN_FLIGHT [BODY]: requests a second and the median latency in microseconds of a bare libcurl loop.
+# multi PATH REQUESTS IN_FLIGHT [BODY]: requests a second, median latency and processor time in microseconds of a bare libcurl loop.
 multi()
 {
 	compile multi -lcurl
@@ -98,7 +98,7 @@ SET conduit_bench.first = '$first';
 DO \$\$
 BEGIN
 	WHILE (SELECT sum(refreshed) FROM conduit_stats() WHERE connector = current_setting('conduit_bench.first')) < current_setting('conduit_bench.goal')::bigint LOOP
-		PERFORM pg_sleep(0.002);
+		PERFORM pg_sleep(0.005);
 	END LOOP;
 END \$\$;
 SELECT :due, round(extract(epoch FROM clock_timestamp() - :'moment')::numeric, 4), :'lsn', pg_current_wal_flush_lsn();

@@ -20,19 +20,26 @@ import_connections few 1 1000
 import_connections slow 1 2
 quietly sql -c 'VACUUM ANALYZE'
 
+# Nanoseconds of processor time that the worker has had.
+worker=$(worker_pid)
+processor() { cut -d ' ' -f 1 "/proc/$worker/schedstat"; }
+
 say "refresh: $rounds rounds of $due due at once"
 for ((round = 0; round <= rounds; round++)); do
 	bare=$(multi /token $due 64 "$refresh_body")
+	before=$(processor)
 	refreshed=$(refresh_all fast)
 	# The first round is for warming up.
-	[ $round -eq 0 ] || echo "$bare $refreshed"
+	[ $round -eq 0 ] || echo "$bare $refreshed $(($(processor) - before))"
 done >"$place/refresh.turns"
-per_second=$(awk '{ print $3 / $4 }' "$place/refresh.turns" | median)
-measure "refreshes, complete and durable / a bare libcurl loop" "≥ 0.35" "$(awk '{ print $3 / $4 / $1 }' "$place/refresh.turns" | median)" \
+per_second=$(awk '{ print $4 / $5 }' "$place/refresh.turns" | median)
+measure "refreshes, complete and durable / a bare libcurl loop" "≥ 0.35" "$(awk '{ print $4 / $5 / $1 }' "$place/refresh.turns" | median)" \
 	"$(printf '%.0f' "$per_second") and $(awk '{ print $1 }' "$place/refresh.turns" | median) a second"
+measure "processor time of a refresh, µs" "" "$(awk '{ print $8 / $4 / 1000 }' "$place/refresh.turns" | median)" \
+	"the worker's; a bare loop's $(awk '{ print $3 }' "$place/refresh.turns" | median) µs a request"
 
 # What the WAL of the last round is made of; images of whole pages, which the first change after a checkpoint writes, apart.
-read -r _ _ n _ begin end < <(tail -n 1 "$place/refresh.turns")
+read -r _ _ _ n _ begin end _ < <(tail -n 1 "$place/refresh.turns")
 as_server "$bindir/pg_waldump" --stats=record --path "$server/data/pg_wal" --start "$begin" --end "$end" |
 	sed 's/( */(/g' |
 	awk -v n="$n" '
@@ -65,8 +72,8 @@ for ((round = 0; round < (rounds + 1) / 2; round++)); do
 	bare=$(multi /token50 $((due / 4)) 64 "$refresh_body")
 	echo "$bare $(refresh_all late)"
 done >"$place/late.turns"
-measure "refreshes with 50 ms of latency, 64 in flight / 1280 a second" "≥ 0.95" "$(awk '{ print $3 / $4 / 1280 }' "$place/late.turns" | median)" \
-	"$(awk '{ print $3 / $4 }' "$place/late.turns" | median | xargs printf '%.0f') a second; the bare loop $(awk '{ print $1 }' "$place/late.turns" | median); one at a time it is $alone ms"
+measure "refreshes with 50 ms of latency, 64 in flight / 1280 a second" "≥ 0.95" "$(awk '{ print $4 / $5 / 1280 }' "$place/late.turns" | median)" \
+	"$(awk '{ print $4 / $5 }' "$place/late.turns" | median | xargs printf '%.0f') a second; the bare loop $(awk '{ print $1 }' "$place/late.turns" | median); one at a time it is $alone ms"
 
 say "refresh: one slow provider among 1000 due"
 for ((round = 0; round < (rounds + 1) / 2; round++)); do

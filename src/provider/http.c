@@ -217,8 +217,10 @@ finish(HttpTransfer *transfer, HttpResult result)
 	else if (transfer->retry_at != -1)
 	{
 		/* The server's own clock, where it gives one, is what it reckons with. */
-		time_t		now = transfer->server_date != -1 ? transfer->server_date : time(NULL);
+		time_t		now = transfer->server_date[0] != '\0' ? curl_getdate(transfer->server_date, NULL) : -1;
 
+		if (now == -1)
+			now = time(NULL);
 		response->retry_after = Max(difftime(transfer->retry_at, now), 0);
 	}
 	dlist_delete(&transfer->node);
@@ -273,7 +275,7 @@ new_transfer(void *owner)
 	drop_body(transfer);
 	transfer->owner = owner;
 	transfer->retry_after = -1;
-	transfer->retry_at = transfer->server_date = -1;
+	transfer->retry_at = -1;
 	transfer->started = conduit_http_now_ms();
 	dlist_push_tail(&active, &transfer->node);
 	transfer->linked = true;

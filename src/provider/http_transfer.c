@@ -40,8 +40,15 @@
 #define CONNECTION_LIFETIME		300
 #define CA_CACHE_SECONDS		3600
 
-/* The least there is: each HTTPS request has one of its own, to be wiped, and libcurl would have 64 kB. */
+/*
+ * Each request has buffers of its own, which are wiped when it is over, used or
+ * not.  16 kB to send is the least there is; to receive, what a token endpoint
+ * says fits into less.
+ */
 #define UPLOAD_BUFFER_SIZE		16384L
+#define BUFFER_SIZE				16384L
+#define SMALL_BUFFER_SIZE		4096L
+#define SMALL_RESPONSE			65536
 
 static bool
 address_allowed(const HttpTransfer *transfer, const struct sockaddr *address)
@@ -185,7 +192,8 @@ on_header(char *line, size_t size, size_t count, void *argument)
 	{
 		transfer->response.content_type[0] = '\0';
 		transfer->retry_after = -1;
-		transfer->retry_at = transfer->server_date = -1;
+		transfer->retry_at = -1;
+		transfer->server_date[0] = '\0';
 		if (transfer->kept_headers != NULL)
 			transfer->kept_headers[transfer->kept_length = 0] = '\0';
 		return length;
@@ -204,7 +212,7 @@ on_header(char *line, size_t size, size_t count, void *argument)
 		}
 	}
 	else if (header_value(line, length, "date", value, sizeof(value)) >= 0)
-		transfer->server_date = curl_getdate(value, NULL);
+		strlcpy(transfer->server_date, value, sizeof(transfer->server_date));
 	else if (header_value(line, length, "retry-after", value, sizeof(value)) > 0)
 	{
 		if (strspn(value, "0123456789.") == strlen(value))
@@ -355,6 +363,7 @@ conduit_http_set_options(HttpTransfer *transfer, const HttpRequest *request, int
 	/* How long, until it is connected (http.c has the rest), and how much. */
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	SET(CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_SIZE);
+	SET(CURLOPT_BUFFERSIZE, request->max_response > SMALL_RESPONSE ? BUFFER_SIZE : SMALL_BUFFER_SIZE);
 	SET(CURLOPT_WRITEFUNCTION, on_body);
 	SET(CURLOPT_WRITEDATA, transfer);
 	SET(CURLOPT_HEADERFUNCTION, on_header);

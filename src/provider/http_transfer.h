@@ -47,7 +47,7 @@ struct HttpTransfer
 	bool		broken;			/* a header that we do not take */
 	double		retry_after;	/* as sent; -1: none */
 	time_t		retry_at;		/* -1: none */
-	time_t		server_date;	/* -1: none */
+	char		server_date[40];	/* as sent; '': none */
 	int64		started;		/* milliseconds, monotonic */
 	int64		deadline;		/* of the whole, the same */
 };
