@@ -6,8 +6,9 @@
  * Where one call handles one row, starting the executor costs several times
  * what the row does.  So rows on the paths that are called most are read by
  * their unique index and written by the executor's own functions for single
- * rows, which check constraints, fire triggers and enter the row into all
- * indexes, while what those functions compile is kept for the process.
+ * rows, which check constraints and enter the row into all indexes, while what
+ * those functions compile is kept for the process.  A table that somebody has
+ * given triggers, or indexes other than B-trees, is written by statements.
  *
  * Like statements (store.h), these see the latest committed state and, once it
  * is written, the transaction's own.  They ask for no right: EXECUTE on the
@@ -39,6 +40,7 @@ typedef struct DirectTable
 	Oid			oid;			/* InvalidOid: not known, or not any more */
 	Oid			index_oid;
 	AttrNumber	numbers[CONDUIT_MAX_QUERY_ARGS];
+	bool		by_statement;	/* rows are written by statements after all */
 	struct DirectWriter *writer;
 	struct DirectTable *next;	/* of those that have been used */
 	bool		used;
@@ -85,7 +87,7 @@ extern bool conduit_direct_equals(const DirectRow *row, int column, const char *
  * conduit_direct_insert writes a new row: a cell for each column of the list;
  * the table's other columns are null.  conduit_direct_update writes a new
  * version of a row that is locked; the other columns stay.  What is written can
- * be seen from then on.
+ * be seen from then on.  Both within conduit_store_begin and _end.
  */
 extern void conduit_direct_insert(DirectTable *table, const StoreArgs *cells);
 extern void conduit_direct_update(const DirectRow *row, const StoreArgs *cells);

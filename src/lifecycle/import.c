@@ -237,20 +237,24 @@ seal_record(const Import *import, ImportRecord *record, CredentialPlace *place, 
 	return true;
 }
 
-/* Write what records say of connections that were there before. */
+/*
+ * Write what records say of connections that were there before.  The client that
+ * one without a credential was begun under has issued it nothing.
+ */
 static void
 update_connections(const Import *import, ImportRecord **records, int n)
 {
 	static StoreQuery update = {
 		"UPDATE conduit.connection c SET params = COALESCE(r.p, c.params), metadata = COALESCE(r.m, c.metadata),"
-		" client_id = COALESCE(r.c, c.client_id), status = 'ACTIVE', status_reason = NULL,"
-		" updated_at = $5 FROM unnest($1, $2, $3, $4) r (i, p, m, c) WHERE c.id = r.i",
-		5, {UUIDARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+		" client_id = CASE WHEN r.c IS NULL AND r.k THEN c.client_id ELSE r.c END,"
+		" status = 'ACTIVE', status_reason = NULL,"
+		" updated_at = $6 FROM unnest($1, $2, $3, $4, $5) r (i, p, m, c, k) WHERE c.id = r.i",
+		6, {UUIDARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TEXTARRAYOID, BOOLARRAYOID, TIMESTAMPTZOID}
 	};
 	StoreRows	rows;
 	StoreArgs	args = {0};
 
-	conduit_rows_begin(&rows, &update, 4, n);
+	conduit_rows_begin(&rows, &update, 5, n);
 	for (int i = 0; i < n; i++)
 	{
 		StoreArgs	cells = {0};
@@ -261,6 +265,7 @@ update_connections(const Import *import, ImportRecord **records, int n)
 		conduit_arg_jsonb(&cells, records[i]->params);
 		conduit_arg_jsonb(&cells, records[i]->metadata);
 		conduit_arg_text(&cells, records[i]->client_id);
+		conduit_arg(&cells, BoolGetDatum(records[i]->generation > 0));
 		conduit_rows_add(&rows, &cells);
 	}
 	if (rows.n == 0)

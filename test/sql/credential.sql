@@ -222,6 +222,75 @@ FROM (VALUES (200000), (262144)) v (n), pg_temp.try(:'key', NULL, format('{"api_
 -- Nothing is stored in clear.
 SELECT count(*) AS rows, count(*) FILTER (WHERE position('default'::bytea IN access) > 0) AS in_clear FROM conduit.credential;
 
+-- Rows are written without a statement; but what somebody has done to a table
+-- works as with one: triggers of all kinds, and indexes of all kinds.
+CREATE FUNCTION pg_temp.kept(OUT writers bigint) LANGUAGE sql
+	AS $$SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'conduit direct writer'$$;
+CREATE FUNCTION pg_temp.store(connection uuid, scope text, OUT error text) LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM conduit_store_credential(connection, 'OAUTH2', format('{"access_token": "a", "scope": "%s"}', scope));
+EXCEPTION WHEN OTHERS THEN
+	error := concat_ws('|', SQLSTATE, SQLERRM);
+END
+$$;
+CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF TG_LEVEL = 'ROW' THEN
+		RAISE NOTICE 'row: %', NEW.scope;
+	ELSE
+		RAISE NOTICE 'statement: %', (SELECT string_agg(scope, ',') FROM written);
+	END IF;
+	RETURN NULL;
+END
+$$;
+CREATE FUNCTION resist() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not now'; END$$;
+SELECT pg_temp.store(:'oauth', 'one'), pg_temp.store(:'oauth', 'two');
+SELECT writers AS before FROM pg_temp.kept() \gset
+
+CREATE TRIGGER of_row AFTER UPDATE OF scope ON conduit.credential FOR EACH ROW EXECUTE FUNCTION told();
+CREATE TRIGGER of_statement AFTER UPDATE ON conduit.credential REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION told();
+SELECT pg_temp.store(:'oauth', 'three');
+DROP TRIGGER of_statement ON conduit.credential;
+CREATE TRIGGER resist BEFORE UPDATE ON conduit.credential FOR EACH ROW EXECUTE FUNCTION resist();
+SELECT pg_temp.store(:'oauth', 'four'), pg_temp.store(:'oauth', 'five');
+DROP TRIGGER resist ON conduit.credential;
+DROP TRIGGER of_row ON conduit.credential;
+SELECT writers - :before AS left_over FROM pg_temp.kept();
+SELECT pg_temp.store(:'oauth', 'six');
+
+-- An error amidst a write leaves nothing half done for the next one.
+ALTER TABLE conduit.credential ADD CONSTRAINT not_this CHECK (scope <> 'this');
+SELECT pg_temp.store(:'oauth', 'seven');
+SELECT pg_temp.store(:'oauth', 'this');
+SELECT writers - :before AS more FROM pg_temp.kept();
+SELECT pg_temp.store(:'oauth', 'that');
+SELECT writers - :before AS more FROM pg_temp.kept();
+ALTER TABLE conduit.credential DROP CONSTRAINT not_this;
+
+-- Some kinds of indexes keep things of the open relation where a writer would keep them, too.
+CREATE INDEX by_scope ON conduit.credential USING gin (string_to_array(scope, ' '));
+SELECT pg_temp.store(:'oauth', 'eight nine'), pg_temp.store(:'oauth', 'ten nine');
+SELECT writers - :before AS more FROM pg_temp.kept();
+SET enable_seqscan = off;
+SELECT scope FROM conduit.credential WHERE string_to_array(scope, ' ') @> '{nine}';
+RESET enable_seqscan;
+DROP INDEX conduit.by_scope;
+SELECT pg_temp.store(:'oauth', 'eleven');
+SELECT writers - :before AS more FROM pg_temp.kept();
+DROP FUNCTION told, resist;
+
+-- A connection begins under the client of today.  Where there is none any more
+-- when its first credential comes, it stands under none.
+SELECT conduit_set_client('oauth', 'former', 'secret', '{https://app.example.com/callback}');
+SELECT conduit_create_connection('alice', 'oauth', 'a1') AS early, conduit_create_connection('alice', 'oauth', 'a2') AS late
+\gset
+SELECT conduit_store_credential(:'late', NULL, '{"access_token": "a"}') = :'late' AS stored;
+SELECT detail FROM t.error('SELECT conduit_retire_client(''oauth'', ''former'')');
+SELECT conduit_delete_connection('alice', :'late'), conduit_retire_client('oauth', 'former');
+SELECT client_id FROM conduit.connection WHERE id = :'early';
+SELECT error FROM conduit_import('oauth', '[{"owner": "alice", "account": "a1", "secret": {"access_token": "a", "refresh_token": "r"}}]');
+SELECT client_id FROM conduit.connection WHERE id = :'early';
+
 SELECT conduit_delete_owner('alice');
 SELECT count(*) FROM conduit.credential;
 DELETE FROM conduit.revocation;
