@@ -392,8 +392,10 @@ write_claims(RefreshClaim *claims, int n)
 	{
 		pg_uuid_t	id = conduit_row_uuid(i, 1);
 
-		while (claims[at].flight == NULL || memcmp(&claims[at].connection, &id, sizeof(id)) != 0)
+		while (at < n && (claims[at].flight == NULL || memcmp(&claims[at].connection, &id, sizeof(id)) != 0))
 			at++;
+		if (at == n)
+			elog(ERROR, "claims were written in another order than they were given");
 		take_claim(claims[at++].flight, i);
 	}
 }
