@@ -117,6 +117,31 @@ sub refreshed
 	$cluster->sql('DROP FUNCTION public.conduit_vend(int)');
 }
 
+# ---- a write that fails, in a trigger of the administrator's, keeps no memory ----
+{
+	my $id = connect_one('trigger');
+
+	$cluster->sql(<<'SQL');
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'refused'; END$$;
+CREATE TRIGGER refuse AFTER UPDATE ON conduit.credential FOR EACH ROW EXECUTE FUNCTION refuse();
+SQL
+	is($cluster->sql(<<"SQL"), '0', 'of twenty that were refused');
+DO \$\$
+BEGIN
+	FOR i IN 1 .. 20 LOOP
+		BEGIN
+			PERFORM conduit_store_credential('$id', NULL, '{"access_token": "a"}');
+			RAISE assert_failure;
+		EXCEPTION WHEN raise_exception THEN NULL;
+		END;
+	END LOOP;
+END \$\$;
+SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'conduit direct writer';
+SQL
+	$cluster->sql('DROP TRIGGER refuse ON conduit.credential; DROP FUNCTION refuse()');
+	is(refreshed('trigger', $id), 't', 'and nothing has changed');
+}
+
 # ---- one damaged row does not stop the rotation of keys ----
 {
 	my $id = connect_one('damaged');
