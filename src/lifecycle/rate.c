@@ -73,7 +73,7 @@ static LimiterKey
 find_bucket(const pg_uuid_t *connection, const char *owner, const char *tenant, LimiterRate *rate)
 {
 	static StoreQuery select = {
-		"SELECT n.connector, n.account, k.revision, " CONDUIT_RATE_TENANT " FROM conduit.connection n"
+		"SELECT n.connector, n.account, k.revision FROM conduit.connection n"
 		" JOIN conduit.connector k ON k.slug = n.connector"
 		" WHERE n.id = $1 AND n.tenant = $2 AND n.owner = $3",
 		3, {UUIDOID, TEXTOID, TEXTOID}
@@ -93,7 +93,7 @@ find_bucket(const pg_uuid_t *connection, const char *owner, const char *tenant, 
 	if (!conduit_area_attached())
 		conduit_raise(CONDUIT_ERR_NO_WORKER, "not_preloaded");
 	connector = conduit_row_text(0, 1, context);
-	key = conduit_rate_api_key(conduit_row_text(0, 4, context), connector, conduit_row_text(0, 2, context), connection);
+	key = conduit_rate_api_key(tenant, connector, conduit_row_text(0, 2, context), connection);
 	*rate = conduit_rate_of(&conduit_catalogue_get(connector, conduit_row_int64(0, 3))->api_limit);
 	conduit_store_end(&scope);
 	return key;

@@ -20,27 +20,18 @@
 extern LimiterRate conduit_rate_of(const RateLimit *limit);
 
 /*
- * Whose the buckets of a connection (n) are, in SQL: the tenant of the client
- * that it is used under, '' where tenants share one, else its own tenant.  An
- * account's name and a client_id are whatever a tenant says they are: it must
- * not slow another one's by naming them.
- */
-#define CONDUIT_RATE_TENANT \
-	"COALESCE((SELECT a.tenant FROM conduit.client a" \
-	" WHERE a.connector = n.connector AND a.client_id = n.client_id AND a.tenant IN (n.tenant, '')" \
-	" ORDER BY a.tenant DESC LIMIT 1), n.tenant)"
-
-/*
  * The bucket of a connection at its provider's API: that of the account, which
- * all connections of the tenant (CONDUIT_RATE_TENANT) to it share; where account
- * is NULL, the connection's own.
+ * all connections of the tenant to it share; where account is NULL, the
+ * connection's own.  Other tenants have theirs, also where they share a client:
+ * an account's name is whatever a tenant says it is, as is how much is taken and
+ * for how long the provider asked to pause.
  */
 extern LimiterKey conduit_rate_api_key(const char *tenant, const char *connector, const char *account,
 									   const pg_uuid_t *connection);
 
 /*
- * The bucket at the token endpoint: that of the tenant's client; where client_id
- * is NULL, the connection's own.
+ * The bucket at the token endpoint: that of the client of a tenant, '' where
+ * tenants share one; where client_id is NULL, the connection's own.
  */
 extern LimiterKey conduit_rate_token_key(const char *tenant, const char *connector, const char *client_id,
 										 const pg_uuid_t *connection);

@@ -72,8 +72,7 @@ static bool
 find_connection(Caller *caller)
 {
 	static StoreQuery select = {
-		"SELECT n.account, n.client_id, n.params::pg_catalog.text, k.revision, c.generation, "
-		CONDUIT_RATE_TENANT " FROM conduit.connection n"
+		"SELECT n.account, n.client_id, n.params::pg_catalog.text, k.revision, c.generation FROM conduit.connection n"
 		" JOIN conduit.connector k ON k.slug = n.connector"
 		" LEFT JOIN conduit.credential c ON c.connection_id = n.id WHERE n.id = $1",
 		1, {UUIDOID}
@@ -85,7 +84,6 @@ find_connection(Caller *caller)
 	StoreScope	scope;
 	char	   *params;
 	char	   *account;
-	char	   *tenant;
 	bool		same;
 
 	conduit_arg_uuid(&args, id);
@@ -95,7 +93,6 @@ find_connection(Caller *caller)
 	account = conduit_row_text(0, 1, context);
 	caller->client_id = conduit_row_utf8(0, 2, context);
 	params = conduit_row_text(0, 3, context);
-	tenant = conduit_row_text(0, 6, context);
 
 	/* What is parked is the next generation of the one that is stored. */
 	same = !conduit_row_isnull(0, 5) && conduit_row_int64(0, 5) <= caller->view.generation;
@@ -105,7 +102,7 @@ find_connection(Caller *caller)
 	caller->params = conduit_parse_object(params, "invalid params");
 	if (!conduit_area_attached())
 		conduit_raise(CONDUIT_ERR_NO_WORKER, "not_preloaded");
-	caller->bucket = conduit_rate_api_key(tenant, slug, account, id);
+	caller->bucket = conduit_rate_api_key(caller->tenant, slug, account, id);
 	caller->rate = conduit_rate_of(&caller->connector->api_limit);
 	return same;
 }

@@ -94,6 +94,7 @@ conduit_limiter_key(LimiterKind kind, const char *tenant, const char *connector,
 	LimiterKey	key = {{0}};
 
 	Assert(limiter != NULL);
+	key.tenant = hash_bytes_extended((const unsigned char *) tenant, strlen(tenant), limiter->seeds[0] ^ MyDatabaseId);
 	for (int i = 0; i < lengthof(key.hash); i++)
 	{
 		uint64		hash = limiter->seeds[i] ^ (((uint64) MyDatabaseId << 8) | kind);
@@ -136,6 +137,51 @@ idle_from(const TokenBucket *bucket)
 	return Max(full, bucket->blocked_until);
 }
 
+static int
+count_of_tenant(const TokenBucketSet *set, uint64 tenant)
+{
+	int			n = 0;
+
+	for (int i = 0; i < WAYS; i++)
+		n += set->buckets[i].used && set->buckets[i].key.tenant == tenant;
+	return n;
+}
+
+/* A bucket that is as good as a new one can go, whose ever it is. */
+static bool
+is_spare(const TokenBucket *bucket, TimestampTz now)
+{
+	return !bucket->used || idle_from(bucket) <= now;
+}
+
+/*
+ * The bucket to be given up: a spare one, else of the tenant that has most of
+ * the set the one that would be spare first.  A tenant may have any number of
+ * holders, and pauses as long as it likes: these must not push out another's.
+ */
+static TokenBucket *
+choose_bucket(TokenBucketSet *set, TimestampTz now)
+{
+	TokenBucket *chosen = NULL;
+	int			most = 0;
+
+	for (int i = 0; i < WAYS; i++)
+	{
+		TokenBucket *bucket = &set->buckets[i];
+		int			n;
+
+		if (is_spare(bucket, now))
+			return bucket;
+		n = count_of_tenant(set, bucket->key.tenant);
+		if (chosen == NULL || n > most || (n == most && idle_from(bucket) < idle_from(chosen)))
+		{
+			chosen = bucket;
+			most = n;
+		}
+	}
+	return chosen;
+}
+
 /* The holder's bucket, made where there is none. */
 static TokenBucket *
 get_bucket(TokenBucketSet *set, const LimiterKey *key, TimestampTz now)
@@ -144,11 +190,7 @@ get_bucket(TokenBucketSet *set, const LimiterKey *key, TimestampTz now)
 
 	if (bucket != NULL)
 		return bucket;
-	bucket = &set->buckets[0];
-	for (int i = 1; i < WAYS && bucket->used; i++)
-		if (!set->buckets[i].used || idle_from(&set->buckets[i]) < idle_from(bucket))
-			bucket = &set->buckets[i];
-
+	bucket = choose_bucket(set, now);
 	bucket->used = true;
 	bucket->key = *key;
 	bucket->missing = bucket->per_second = bucket->probe_step = 0;

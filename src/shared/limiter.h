@@ -39,6 +39,7 @@ typedef enum LimiterKind
 typedef struct LimiterKey
 {
 	uint64		hash[2];
+	uint64		tenant;			/* whose it is: a hash, too */
 } LimiterKey;
 
 typedef struct LimiterRate

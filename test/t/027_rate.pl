@@ -138,7 +138,7 @@ subtest 'whose it is' => sub {
 	is(take($alice, 'allowed, remaining'), 't|6', 'is its own, whatever account it names');
 };
 
-# An account is whatever a tenant says it is; who shares a client is counted with it.
+# An account is whatever a tenant says it is, also where tenants share a client.
 subtest "tenants' accounts" => sub {
 	my %ids;
 
@@ -153,21 +153,34 @@ subtest "tenants' accounts" => sub {
 		$ids{$tenant} = $id;
 	}
 	is(take($ids{''}, 'remaining'), 9, 'one connection');
-	is(take($ids{guest}, 'remaining', tenant => 'guest'), 8, 'that of a tenant without a client of its own draws on the same bucket');
-	is(take($ids{'other guest'}, 'remaining', tenant => 'other guest'), 7, "and another such tenant's");
-	is(take($ids{own}, 'remaining', tenant => 'own'), 9, 'a tenant with a client of its own, be it of the same name, has its own');
-	$cluster->sql("SELECT conduit_rate_report('alice', '$ids{own}', 600, 'own')");
-	is(take($ids{''}, 'allowed', tenant => ''), 't', 'and pauses alone');
+	is(take($ids{$_}, 'remaining', tenant => $_), 9, "$_ has its own") foreach 'guest', 'other guest', 'own';
 	$cluster->sql("SELECT conduit_rate_report('alice', '$ids{guest}', 600, 'guest')");
-	is(take($ids{''}, 'allowed', tenant => ''), 'f', 'who shares a client pauses with it');
-	$cluster->sql(q{SELECT conduit_set_client('app', 'cid', 'now its own', tenant => 'guest')});
-	is(take($ids{guest}, 'allowed, remaining', tenant => 'guest'), 't|9', 'until it has one of its own');
+	is(take($ids{guest}, 'allowed', tenant => 'guest'), 'f', 'a pause that one reports');
+	is(take($ids{$_}, 'allowed', tenant => $_), 't', "is not for tenant '$_'") foreach '', 'other guest', 'own';
+	$cluster->sql("SELECT conduit_rate_report('alice', '$ids{''}', 600)");
 
 	# conduit_request() draws on the same.
 	my $error = $cluster->error(q{SELECT conduit_request('alice', '%s', 'GET', '/x')} =~ s/%s/$ids{''}/r);
 	like($error, qr/^PT429\|rate limited\|rate_limited retry_after=\d+\|/, 'a call waits where conduit_rate_take() says no');
-	$error = $cluster->error(q{SELECT conduit_request('alice', '%s', 'GET', '/x', tenant => 'guest')} =~ s/%s/$ids{guest}/r);
+	$error = $cluster->error(q{SELECT conduit_request('alice', '%s', 'GET', '/x', tenant => 'own')} =~ s/%s/$ids{own}/r);
 	like($error, qr/^22023\|connector cannot be called\|no_api\|/, 'and only there');
+};
+
+# The table of buckets is of one size.  Whoever has any number of accounts, each
+# with a pause as long as can be, pushes out its own.
+subtest 'a tenant with more accounts than there are buckets' => sub {
+	my @ids = map { $cluster->connection('alice', 'shared', undef, account => "kept $_") } 1 .. 20;
+
+	take($_, 'remaining') foreach @ids;
+	$cluster->sql(<<'SQL');
+INSERT INTO conduit.connection (id, tenant, owner, connector, params, metadata, created_at, updated_at)
+SELECT gen_random_uuid(), 'flood', 'mallory', 'shared', '{}', '{}', now(), now() FROM generate_series(1, 60000);
+SELECT count(conduit_rate_report('mallory', id, 2678400, 'flood')) FROM conduit.connection WHERE tenant = 'flood';
+SQL
+	is(join(' ', map { take($_, 'remaining') } @ids), join(' ', (8) x @ids), 'what others have taken is not forgotten');
+	$cluster->sql("DELETE FROM conduit.connection WHERE tenant = 'flood'");
+	$cluster->node->restart;
+	$cluster->poll("SELECT worker = 'running' FROM conduit_health()");
 };
 
 subtest 'without a limit' => sub {
