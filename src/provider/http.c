@@ -32,6 +32,12 @@
 /* Where the event set has failed, everything is looked at this often. */
 #define POLL_INTERVAL_MS	100
 
+/* How many descriptors a pump serves. */
+#define SERVED 64
+
+/* How often each of them is served before what comes no more counts as in time. */
+#define TURNS 8
+
 /* Longer than anything is kept that depends on settings. */
 #define LONG_AGO_MS			INT64CONST(86400000)
 
@@ -45,6 +51,7 @@ static dlist_head active = DLIST_STATIC_INIT(active);
 static dlist_head finished = DLIST_STATIC_INIT(finished);
 static int	in_flight = 0;
 static int64 next_overdue = PG_INT64_MAX;	/* no active one is overdue before */
+static int	full_pumps = 0;		/* in a row, each of which may have left something to be read */
 
 static uint64 settings_epoch = 0;
 static int64 settings_changed = 0;	/* when it was seen */
@@ -253,6 +260,20 @@ conduit_http_shut_down(void)
 	reserve_descriptors(0);
 }
 
+/*
+ * Whether what had come when it became too late has been read: the last pump was
+ * not full, or so many before it were that each descriptor has had its turns.
+ * More can come than is ever read, and of some of it libcurl keeps and counts
+ * nothing (extensions of chunks).  Who sends that must not outlast its time, nor
+ * have others outlast theirs.
+ */
+static bool
+has_read_all(int count)
+{
+	full_pumps = count < SERVED ? 0 : full_pumps + 1;
+	return full_pumps == 0 || full_pumps > TURNS * (in_flight / SERVED + 1);
+}
+
 /* libcurl, or the clock, is through with a transfer. */
 static void
 conclude(HttpTransfer *transfer, CURLcode code)
@@ -406,8 +427,8 @@ end_overdue(int64 now)
 void
 conduit_http_pump(void)
 {
-	curl_socket_t descriptors[64];
-	int			bits[64];
+	curl_socket_t descriptors[SERVED];
+	int			bits[SERVED];
 	int			count;
 	int			running;
 	sigset_t	saved;
@@ -432,8 +453,7 @@ conduit_http_pump(void)
 
 	collect_finished();
 
-	/* As many as that: there may be more to be read. */
-	if (count < lengthof(descriptors))
+	if (has_read_all(count))
 		end_overdue(conduit_http_now_ms());
 	if (in_flight == 0)
 		event_set_failed = false;

@@ -795,6 +795,7 @@ ok(!-e "$dir/keylog", 'no TLS keys are written');
 	like($late, qr/^ok sent=1 status=200 /, 'an answer that came in time counts, however late it is looked at');
 	my ($many) = evaluate("unit_http_many('$http/', 64, 5000)");
 	is($many, 64, '64 at once');
+	is(join(' ', evaluate('unit_http_flooded(64, 2000, 100)')), 0, 'of those that always have more to say none outlasts its time');
 }
 
 # -- The exchange. --

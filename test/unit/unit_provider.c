@@ -16,6 +16,8 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -285,6 +287,70 @@ unit_http_many(PG_FUNCTION_ARGS)
 	}
 	Assert(conduit_http_in_flight() == 0);
 	PG_RETURN_INT32(good);
+}
+
+/* A socket that listens at 127.0.0.1, and the port. */
+static int
+listen_here(int *port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET,.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t	length = sizeof(address);
+	int			server = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+	if (server < 0 || bind(server, (struct sockaddr *) &address, length) != 0 || listen(server, 128) != 0 ||
+		getsockname(server, (struct sockaddr *) &address, &length) != 0)
+		elog(ERROR, "could not listen: %m");
+	*port = ntohs(address.sin_port);
+	return server;
+}
+
+/*
+ * unit_http_flooded(count, timeout_ms, pumps): as many transfers at once; of
+ * each answer, which never ends, more has come whenever one looks.  How many are
+ * left when their time has been over for so many looks.
+ */
+PG_FUNCTION_INFO_V1(unit_http_flooded);
+Datum
+unit_http_flooded(PG_FUNCTION_ARGS)
+{
+	static const char head[] = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+	HttpRequest request = {.method = "GET",.max_response = 65536};
+	int			count = PG_GETARG_INT32(0);
+	int			pumps = PG_GETARG_INT32(2);
+	int		   *clients = palloc(sizeof(int) * count);
+	int			nclients = 0;
+	int			port;
+	int			server = listen_here(&port);
+	HttpTransfer *transfer;
+	int			left;
+	TimestampTz late;
+
+	request.url = psprintf("http://127.0.0.1:%d/", port);
+	request.timeout_ms = PG_GETARG_INT32(1);
+	conduit_http_start_up();
+	for (int i = 0; i < count; i++)
+		(void) conduit_http_start(&request, NULL);
+	late = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), request.timeout_ms);
+	while (conduit_http_in_flight() > 0 && pumps > 0)
+	{
+		while (nclients < count && (clients[nclients] = accept4(server, NULL, NULL, SOCK_NONBLOCK)) >= 0)
+			(void) send(clients[nclients++], head, strlen(head), MSG_NOSIGNAL);
+		for (int i = 0; i < nclients; i++)
+			(void) send(clients[i], "x", 1, MSG_NOSIGNAL);
+		pump_once();
+		while ((transfer = conduit_http_next_finished()) != NULL)
+			conduit_http_free(transfer);
+		if (GetCurrentTimestamp() > late)
+			pumps--;
+	}
+	left = conduit_http_in_flight();
+	conduit_http_shut_down();
+	while ((transfer = conduit_http_next_finished()) != NULL)
+		conduit_http_free(transfer);
+	for (int i = 0; i < nclients; i++)
+		close(clients[i]);
+	close(server);
+	PG_RETURN_INT32(left);
 }
 
 /*

@@ -10,6 +10,7 @@ CREATE FUNCTION unit_grant(definition text, secret text, now timestamptz DEFAULT
 CREATE FUNCTION unit_http(url text, method text DEFAULT 'POST', body text DEFAULT 'a=b', timeout_ms integer DEFAULT 5000,
 	max_response integer DEFAULT 65536, headers text[] DEFAULT '{}') RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_http_many(url text, count integer, timeout_ms integer) RETURNS integer AS :'module' LANGUAGE C STRICT;
+CREATE FUNCTION unit_http_flooded(count integer, timeout_ms integer, pumps integer) RETURNS integer AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_http_late(url text, timeout_ms integer) RETURNS text AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_http_abandon(url text, by_free boolean) RETURNS float8 AS :'module' LANGUAGE C STRICT;
 CREATE FUNCTION unit_http_shut_down() RETURNS void AS :'module' LANGUAGE C STRICT;
