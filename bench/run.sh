@@ -19,7 +19,7 @@ write=no
 parts=()
 for argument; do
 	case $argument in
-		--full) parts=(vend bulk refresh request stop scale memory) ;;
+		--full) parts=(scale memory vend bulk refresh request stop) ;;
 		--write) write=yes ;;
 		-*) die "usage: ./bench/run.sh [--full] [--write] [PART...]" ;;
 		*) [ -f "$checkout/bench/parts/$argument.sh" ] || die "there is no part $argument"
