@@ -20,7 +20,7 @@
 #include "lifecycle/store.h"
 #include "shared/roster.h"
 
-#define TELL_BATCH 1000
+#define TELL_BATCH 250		/* callers wait for the worker while it numbers them */
 #define PURGE_BATCH 1000
 #define EVENTS_CHANNEL "conduit_events"
 #define NEEDS_REAUTH_CHANNEL "conduit_needs_reauth"
