@@ -2,21 +2,22 @@
 //
 //   node report.js text|markdown|svg MACHINE < results
 //
-// A line has four fields, parted by tabs: measure, target ("≥ 0.95", "≤ 1.2" or
-// nothing), value, detail.
+// A line has five fields, parted by tabs: part, measure, target ("≥ 0.95",
+// "≤ 1.2" or nothing), value, detail.
 
 const fs = require('fs');
 
 const [form, machine] = process.argv.slice(2);
+const order = ['vend', 'scale', 'bulk', 'refresh', 'request', 'stop', 'memory'];
 const rows = fs.readFileSync(0, 'utf8').split('\n').filter(Boolean).map((line) => {
-	const [measure, target, value, detail] = line.split('\t');
+	const [part, measure, target, value, detail] = line.split('\t');
 	const [, sign, bound] = /^([≥≤]) ([\d.]+)/.exec(target) || [];
 	const number = Number(value);
 	const met = sign ? (sign === '≥' ? number >= +bound : number <= +bound) : null;
 	// How many times better than the target; below 1 it is missed.
 	const margin = sign ? (sign === '≥' ? number / bound : bound / Math.max(number, 1e-9)) : null;
-	return { measure, target, value: shown(number), detail, met, margin };
-});
+	return { part, measure, target, value: shown(number), detail, met, margin };
+}).sort((a, b) => order.indexOf(a.part) - order.indexOf(b.part));
 
 function shown(number) {
 	if (Number.isInteger(number))
@@ -36,7 +37,7 @@ function text() {
 function markdown() {
 	const lines = rows.map((row) =>
 		`| ${row.measure} | ${row.value} | ${row.target} | ${row.met === false ? '**missed**' : verdict(row)} | ${row.detail} |`);
-	return ['# Results', '', `One run of \`./bench/run.sh\`: ${machine}. Medians; [README.md](README.md) tells what each line measures.`, '',
+	return ['# Results', '', `By \`./bench/run.sh --full --write\`: ${machine}. Each line's ratio is of one run. Medians; [README.md](README.md) tells what each line measures.`, '',
 		'![each measure beside its target](results.svg)', '',
 		'| measure | median | target | | in detail |', '|---|---:|---|---|---|', ...lines, ''].join('\n');
 }

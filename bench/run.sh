@@ -5,8 +5,9 @@
 #
 # PARTs are vend, bulk, refresh, request and stop, some minutes in all; those
 # that take longer run when named or with --full: scale (ten million
-# connections) and memory (a million refreshes).  --write puts the table and its
-# plot into bench/results.md and bench/results.svg.
+# connections) and memory (a million refreshes).  --write puts the lines of these
+# parts into bench/results.tsv, in place of their former ones, and makes the table
+# and its plot of all, bench/results.md and bench/results.svg.
 #
 # The figures of one run compare with each other, not with another machine's.
 
@@ -59,11 +60,15 @@ for part in "${parts[@]}"; do
 done
 
 machine="$("$pg_config" --version | sed 's/ (.*//'), $(nproc) processors, $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), load $(cut -d ' ' -f 1 /proc/loadavg) at the end, $(date -u +%F)"
-report() { as_server node "$place/build/bench/report.js" "$1" "$machine" <"$results"; }
+report() { as_server node "$place/build/bench/report.js" "$1" "$machine"; }
 echo
-report text
+report text <"$results"
 if [ $write = yes ]; then
-	report markdown >"$checkout/bench/results.md"
-	report svg >"$checkout/bench/results.svg"
-	say "written: bench/results.md, bench/results.svg"
+	kept=$checkout/bench/results.tsv
+	touch "$kept"
+	{ awk -F '\t' -v parts=" ${parts[*]} " '!index(parts, " " $1 " ")' "$kept"; cat "$results"; } >"$place/kept"
+	cp "$place/kept" "$kept"
+	report markdown <"$kept" >"$checkout/bench/results.md"
+	report svg <"$kept" >"$checkout/bench/results.svg"
+	say "written: bench/results.tsv, results.md, results.svg"
 fi

@@ -106,7 +106,7 @@ per_second() { awk -F '\t' -v a="$2" '$2 == a { print int($3) }' "$1" | median; 
 # "≤ 1.2", or empty where a figure is only told.
 measure()
 {
-	printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$results"
+	printf '%s\t%s\t%s\t%s\t%s\n' "$part" "$1" "$2" "$3" "$4" >>"$results"
 	printf '  %s%s%s: %s %s %s(%s)%s\n' "$bold" "$1" "$plain" "$3" "${2:+[$2]}" "$dim" "$4" "$plain" >&2
 }
 

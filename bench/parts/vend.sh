@@ -19,14 +19,16 @@ sql -F $'\t' -c 'SELECT owner, connection_id FROM conduit.credential' | as_serve
 
 say "vend: $rounds rounds, $clients clients"
 load $clients "$rounds" 1 >"$place/vend.turns" <<'END'
-row	SELECT access FROM conduit.credential WHERE connection_id = $2
+row	SELECT access, refresh FROM conduit.credential WHERE connection_id = $2
+half	SELECT access FROM conduit.credential WHERE connection_id = $2
 vend	SELECT (conduit_vend($1, $2)).access_token
 from	SELECT * FROM conduit_vend($1, $2)
 pgp	SELECT pgp_sym_decrypt(secret, 'a passphrase') FROM pgp WHERE id = $2
 END
 row=$(per_second "$place/vend.turns" row) vend=$(per_second "$place/vend.turns" vend)
 from=$(per_second "$place/vend.turns" from) pgp=$(per_second "$place/vend.turns" pgp)
-measure "warm vend, one column / the sealed row by key" "≥ 0.95" "$(ratios "$place/vend.turns" vend row | median)" "$vend and $row a second"
+measure "warm vend, one column / the sealed row by key" "≥ 0.95" "$(ratios "$place/vend.turns" vend row | median)" \
+	"$vend and $row a second; of the row's access part alone $(ratios "$place/vend.turns" vend half | median | xargs printf '%.2f')"
 measure "warm vend in FROM / the sealed row by key" "≥ 0.75" "$(ratios "$place/vend.turns" from row | median)" "$from a second"
 measure "warm vend / pgp_sym_decrypt" "≥ 10" "$(ratios "$place/vend.turns" vend pgp | median)" "$pgp a second"
 
@@ -42,4 +44,4 @@ for ((round = 0; round < rounds; round++)); do
 done >"$place/redis.turns"
 redis-cli -p "$port" shutdown nosave 2>/dev/null || true
 measure "warm vend / Redis GET of an unencrypted token" "≥ 1.0" "$(awk '{ print $1 / $2 }' "$place/redis.turns" | median)" \
-	"$(awk '{ print $2 }' "$place/redis.turns" | median) a second of Redis"
+	"$(awk '{ print $2 }' "$place/redis.turns" | median | cut -d . -f 1) a second of Redis"

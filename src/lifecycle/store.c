@@ -402,6 +402,7 @@ read_extension(void)
 		found.private_schema = get_namespace_oid("conduit", true);
 		if (!isnull)
 			strlcpy(found.version, TextDatumGetCString(version), sizeof(found.version));
+		found.served = conduit_version_served(found.version);
 	}
 	systable_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -464,7 +465,7 @@ conduit_extension(bool missing_ok)
 					 errmsg("extension \"conduit\" does not exist"),
 					 errhint("Run CREATE EXTENSION conduit.")));
 	}
-	else if (!missing_ok && !conduit_version_served(extension.version))
+	else if (!missing_ok && !extension.served)
 		raise_version_mismatch();
 	return &extension;
 }

@@ -101,6 +101,7 @@ typedef struct ExtensionInfo
 	Oid			schema;			/* of the public functions */
 	Oid			private_schema;
 	char		version[32];
+	bool		served;			/* by this library */
 } ExtensionInfo;
 
 /*
