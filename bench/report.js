@@ -45,8 +45,8 @@ function markdown() {
 function svg() {
 	const escape = (s) => s.replace(/&/g, '&amp;').replace(/</g, '&lt;');
 	const bars = rows.filter((row) => row.margin !== null);
-	const [left, right, top, step] = [400, 130, 64, 30];
-	const width = 1000;
+	const [left, right, top, step] = [510, 150, 64, 30];
+	const width = 1110;
 	const height = top + bars.length * step + 44;
 	// A logarithmic scale around the target.
 	const lowest = Math.min(0.5, ...bars.map((row) => row.margin));
