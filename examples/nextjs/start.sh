@@ -46,7 +46,7 @@ wait_for()
 		if "$@" >/dev/null 2>&1; then return 0; fi
 		sleep 0.2
 	done
-	tail -n 20 "$place/$name.log" >&2
+	tail -n 20 "$place/$name.out" "$place/$name.log" >&2
 	die "$name did not start"
 }
 
@@ -157,7 +157,7 @@ OIDC_CLIENT_ID=conduit-demo-post
 OIDC_CLIENT_SECRET=$(fact oidc post_client_secret)
 END
 start_server app "$app" env NEXT_TELEMETRY_DISABLED=1 node_modules/.bin/next start --hostname 127.0.0.1 --port "$port"
-wait_for app answers "$app_url"
+wait_for app answers "http://127.0.0.1:$port"	# localhost may be ::1 to node, which nobody listens on
 
 look="$bindir/psql -h $place/socket -U postgres app"
 if is_root; then look="runuser -u postgres -- $look"; fi
