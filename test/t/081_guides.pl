@@ -126,7 +126,8 @@ $node->stop;
 
 # ---- docs/guide-clients.md: with a connection, a role, and a key ----
 
-$cluster = Conduit::Cluster->new('clients', schema => 'vault');
+# Whatever the environment's locale: psycopg takes the texts of a database in SQL_ASCII for bytes.
+$cluster = Conduit::Cluster->new('clients', schema => 'vault', init => [ extra => [ '--encoding=UTF8', '--locale=C' ] ]);
 $node = $cluster->node;
 $cluster->sql(q{
 	ALTER DATABASE app SET search_path = public, vault;
