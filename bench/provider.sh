@@ -23,7 +23,7 @@ start_nginx()
 	as_server sh -c 'cat > "$0/nginx.conf"' "$directory" <<END
 load_module $module;
 worker_processes 1;
-pid $place/nginx.pid;
+pid $place/nginx-$part.pid;
 error_log $directory/error.log;
 events { worker_connections 1024; }
 http {
