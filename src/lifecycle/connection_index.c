@@ -7,75 +7,46 @@
  */
 #include "lifecycle/connection_index.h"
 
-#include "access/genam.h"
-#include "access/relscan.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
-#include "utils/snapmgr.h"
 
-#include "lifecycle/store.h"
+#include "lifecycle/direct.h"
 
 #define MAX_KEYS 4
 
+enum
+{
+	ID, CONNECTOR, ACCOUNT, STATUS, NUM_COLUMNS
+};
+
 struct ConnectionLookup
 {
-	Relation	table;
-	Relation	index;
-	Snapshot	snapshot;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
+	DirectRow	row;
 	Datum		tenant;
 	Datum		connector;
 	int			nkeys;
 	MemoryContext context;		/* of the keys of one look-up, and what it found */
-	AttrNumber	id;
-	AttrNumber	connector_column;
-	AttrNumber	account_column;
-	AttrNumber	status_column;
 };
 
-static const char *const index_names[] = {
-	[INDEX_LIVE_ACCOUNT] = "connection_account_key",
-	[INDEX_REVOKED_ACCOUNT] = "connection_revoked_idx",
-	[INDEX_OWNER] = "connection_owner_idx"
+#define BY_INDEX(index) {"connection", index, NUM_COLUMNS, {"id", "connector", "account", "status"}}
+
+static DirectTable connections[] = {
+	[INDEX_LIVE_ACCOUNT] = BY_INDEX("connection_account_key"),
+	[INDEX_REVOKED_ACCOUNT] = BY_INDEX("connection_revoked_idx"),
+	[INDEX_OWNER] = BY_INDEX("connection_owner_idx")
 };
-
-static AttrNumber
-column_number(Oid table, const char *name)
-{
-	AttrNumber	number = get_attnum(table, name);
-
-	if (number == InvalidAttrNumber)
-		elog(ERROR, "column \"%s\" of conduit.connection is missing", name);
-	return number;
-}
 
 ConnectionLookup *
 conduit_lookup_open(ConnectionIndex which, const char *tenant, const char *connector)
 {
 	ConnectionLookup *lookup = palloc0(sizeof(ConnectionLookup));
-	Oid			table = conduit_table("connection");
 
-	lookup->id = column_number(table, "id");
-	lookup->connector_column = column_number(table, "connector");
-	lookup->account_column = column_number(table, "account");
-	lookup->status_column = column_number(table, "status");
 	lookup->tenant = CStringGetTextDatum(tenant);
 	lookup->connector = CStringGetTextDatum(connector);
 	lookup->nkeys = which == INDEX_OWNER ? 2 : MAX_KEYS;
 	lookup->context = AllocSetContextCreate(CurrentMemoryContext, "conduit look-up", ALLOCSET_SMALL_SIZES);
-
-	lookup->table = table_open(table, AccessShareLock);
-	lookup->index = index_open(conduit_table(index_names[which]), AccessShareLock);
-	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
-	lookup->slot = table_slot_create(lookup->table, NULL);
-	lookup->scan = conduit_index_beginscan(lookup->table, lookup->index, lookup->snapshot, lookup->nkeys);
+	conduit_direct_open(&lookup->row, &connections[which], lookup->nkeys);
 	return lookup;
 }
 
@@ -96,17 +67,8 @@ conduit_lookup_begin(ConnectionLookup *lookup, const char *owner, const char *ac
 		ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_TEXTEQ, lookup->connector);
 		ScanKeyInit(&keys[3], 4, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(account));
 	}
-	index_rescan(lookup->scan, keys, lookup->nkeys, NULL, 0);
+	index_rescan(lookup->row.scan, keys, lookup->nkeys, NULL, 0);
 	MemoryContextSwitchTo(old);
-}
-
-static char *
-text_column(const ConnectionLookup *lookup, AttrNumber column)
-{
-	bool		isnull;
-	Datum		value = slot_getattr(lookup->slot, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
 }
 
 bool
@@ -115,13 +77,13 @@ conduit_lookup_next(ConnectionLookup *lookup, ConnectionFound *found)
 	MemoryContext old;
 	bool		isnull;
 
-	if (!index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->slot))
+	if (!conduit_direct_next(&lookup->row))
 		return false;
 	old = MemoryContextSwitchTo(lookup->context);
-	found->id = *DatumGetUUIDP(slot_getattr(lookup->slot, lookup->id, &isnull));
-	found->connector = text_column(lookup, lookup->connector_column);
-	found->account = text_column(lookup, lookup->account_column);
-	found->revoked = strcmp(text_column(lookup, lookup->status_column), "REVOKED") == 0;
+	found->id = *DatumGetUUIDP(conduit_direct_column(&lookup->row, ID, &isnull));
+	found->connector = conduit_direct_text(&lookup->row, CONNECTOR);
+	found->account = conduit_direct_text(&lookup->row, ACCOUNT);
+	found->revoked = conduit_direct_equals(&lookup->row, STATUS, "REVOKED");
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -129,11 +91,7 @@ conduit_lookup_next(ConnectionLookup *lookup, ConnectionFound *found)
 void
 conduit_lookup_close(ConnectionLookup *lookup)
 {
-	index_endscan(lookup->scan);
-	ExecDropSingleTupleTableSlot(lookup->slot);
-	UnregisterSnapshot(lookup->snapshot);
-	index_close(lookup->index, AccessShareLock);
-	table_close(lookup->table, AccessShareLock);
+	conduit_direct_close(&lookup->row);
 	MemoryContextDelete(lookup->context);
 	pfree(lookup);
 }

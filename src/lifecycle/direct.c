@@ -138,8 +138,8 @@ open_table(DirectTable *table, LOCKMODE mode)
 
 /* ---- reading ---- */
 
-static bool
-fetch(DirectRow *row, DirectTable *table, const ScanKeyData *keys, int nkeys)
+void
+conduit_direct_open(DirectRow *row, DirectTable *table, int nkeys)
 {
 	row->table = table;
 	row->relation = open_table(table, AccessShareLock);
@@ -147,8 +147,20 @@ fetch(DirectRow *row, DirectTable *table, const ScanKeyData *keys, int nkeys)
 	row->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	row->slot = table_slot_create(row->relation, NULL);
 	row->scan = conduit_index_beginscan(row->relation, row->index, row->snapshot, nkeys);
-	index_rescan(row->scan, unconstify(ScanKeyData *, keys), nkeys, NULL, 0);
+}
+
+bool
+conduit_direct_next(DirectRow *row)
+{
 	return index_getnext_slot(row->scan, ForwardScanDirection, row->slot);
+}
+
+static bool
+fetch(DirectRow *row, DirectTable *table, ScanKey keys, int nkeys)
+{
+	conduit_direct_open(row, table, nkeys);
+	index_rescan(row->scan, keys, nkeys, NULL, 0);
+	return conduit_direct_next(row);
 }
 
 bool
@@ -268,7 +280,6 @@ make_writer(DirectTable *table, Relation relation)
 	writer->slot = MakeSingleTupleTableSlot(shape, &TTSOpsVirtual);
 	MemoryContextSwitchTo(writer->estate->es_query_cxt);
 	InitResultRelInfo(writer->result, relation, 0, NULL, 0);
-	writer->estate->es_opened_result_relations = list_make1(writer->result);
 	ExecOpenIndices(writer->result, false);
 	writer->indexes = palloc(sizeof(Oid) * Max(writer->result->ri_NumIndices, 1));
 	for (int i = 0; i < writer->result->ri_NumIndices; i++)

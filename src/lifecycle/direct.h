@@ -32,7 +32,7 @@
 typedef struct DirectTable
 {
 	const char *name;
-	const char *index;			/* unique; NULL: the primary key's */
+	const char *index;			/* that it is read by; NULL: the primary key's */
 	int			ncolumns;
 	const char *columns[CONDUIT_MAX_QUERY_ARGS];
 
@@ -65,6 +65,14 @@ typedef struct DirectRow
 extern bool conduit_direct_open_uuid(DirectRow *row, DirectTable *table, const pg_uuid_t *key);
 extern bool conduit_direct_open_texts(DirectRow *row, DirectTable *table, const char *first, const char *second);	/* NULL: no second */
 extern void conduit_direct_close(DirectRow *row);
+
+/*
+ * conduit_direct_open opens the table for rows that are looked for by nkeys
+ * columns of its index, with index_rescan() on the scan, as often as one likes;
+ * conduit_direct_next gives one after the other.
+ */
+extern void conduit_direct_open(DirectRow *row, DirectTable *table, int nkeys);
+extern bool conduit_direct_next(DirectRow *row);
 
 /*
  * conduit_direct_lock locks the row that was read until the transaction ends,
