@@ -75,20 +75,14 @@ conduit_authorize_errand_make(const pg_uuid_t *id, const void *message, Size len
 	return NULL;
 }
 
-static bool
-same_text(const char *a, const char *b)
-{
-	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
-}
-
 bool
 conduit_authorize_errand_same(const Errand *errand, const void *other)
 {
 	const AuthorizeCallback *a = &((const AuthorizeErrand *) errand)->callback;
 	const AuthorizeCallback *b = &((const AuthorizeErrand *) other)->callback;
 
-	return a->state != NULL && same_text(a->state, b->state) && same_text(a->code, b->code) &&
-		same_text(a->owner, b->owner) && same_text(a->tenant, b->tenant);
+	return a->state != NULL && conduit_same_text(a->state, b->state) && conduit_same_text(a->code, b->code) &&
+		conduit_same_text(a->owner, b->owner) && conduit_same_text(a->tenant, b->tenant);
 }
 
 /* The client that the state was made under; false if it is gone, or lacks what it needs. */

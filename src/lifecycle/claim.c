@@ -215,21 +215,14 @@ find_endpoint(RefreshFlight *flight)
 	MemoryContextSwitchTo(old);
 }
 
-static bool
-same_text(const char *a, const char *b)
-{
-	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
-}
-
 /*
  * The client of a connection, as conduit_client_find.  Of flights that are
- * claimed together most have the same: *last is the one before, which asked for
- * *last_id.
+ * claimed together most have the same: *last is the one before.
  */
 static ConduitClient *
 find_stored_client(const RefreshFlight *flight, LastClient *last)
 {
-	if (last->flight == NULL || !same_text(last->client_id, flight->client_id) ||
+	if (last->flight == NULL || !conduit_same_text(last->client_id, flight->client_id) ||
 		strcmp(last->flight->place.tenant, flight->place.tenant) != 0 ||
 		strcmp(last->flight->place.connector, flight->place.connector) != 0)
 		last->client = conduit_client_find(flight->place.tenant, flight->place.connector,

@@ -111,6 +111,12 @@ conduit_arg_text(StoreArgs *args, const char *value)
 		conduit_arg(args, CStringGetTextDatum(value));
 }
 
+bool
+conduit_same_text(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
 char *
 conduit_utf8_to_server(const char *text)
 {

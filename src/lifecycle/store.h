@@ -69,6 +69,9 @@ extern void conduit_arg_uuid(StoreArgs *args, const pg_uuid_t *value);	/* NULL: 
 extern void conduit_arg_jsonb(StoreArgs *args, const Jsonb *value); /* NULL: null */
 extern void conduit_arg_bytea(StoreArgs *args, const bytea *value); /* NULL: null */
 
+/* Whether two texts, either of which may be null, are not distinct. */
+extern bool conduit_same_text(const char *a, const char *b);
+
 /* A text in the server's encoding, or NULL if it has no form there. */
 extern char *conduit_utf8_to_server(const char *text);
 

@@ -86,14 +86,13 @@ check_kind(const ConduitConnector *connector, const char *kind)
 							 "The connector asks for another kind; NULL is what it asks for.");
 }
 
-/* All columns of conduit.credential that storing sets; those it leaves out it clears. */
-typedef enum StoredColumn
+/* The columns that are read as well; they come first. */
+enum
 {
-	STORED_GENERATION,
-	STORED_IMPORTED,
-	STORED_NUM_KEPT				/* the columns that are read, too, come first */
-} StoredColumn;
+	STORED_GENERATION, STORED_IMPORTED
+};
 
+/* All columns of conduit.credential: a credential that is stored leaves nothing of the former one. */
 static DirectTable credentials = {
 	"credential", NULL, 27,
 	{"generation", "imported",
@@ -220,8 +219,7 @@ record_client(const ConnectionRow *connection, const ConduitConnector *connector
 	if (!conduit_connector_binds_client(connector))
 		return;
 	client_id = conduit_client_current_id(connection->tenant, connection->connector);
-	if (client_id == NULL ? connection->client_id == NULL :
-		connection->client_id != NULL && strcmp(client_id, connection->client_id) == 0)
+	if (conduit_same_text(client_id, connection->client_id))
 		return;
 	conduit_arg_text(&cells, client_id);
 	if (conduit_direct_open_uuid(&row, &connections, &connection->id))
